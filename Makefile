@@ -1,0 +1,66 @@
+# Every target does its own set-up: a virtual environment, the pinned packages it needs, the native core.
+# Needs Python >= 3.10, a C++20 compiler and make. `make help` lists the targets.
+
+PYTHON ?= python3
+DEVICE ?= cpu
+WORKERS ?= auto
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := build/stamps
+PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+NATIVE := CMakeLists.txt $(shell find csrc -type f)
+
+.PHONY: help build demo test lint format types docs bench clean
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
+
+build: $(STAMPS)/test  ## the editable install with the test packages, after a change in csrc/ too
+
+demo: $(STAMPS)/examples  ## train a network whose layer is a quadratic program on 4x4 Sudoku
+	$(BIN)/python examples/sudoku.py --device $(DEVICE) $(ARGS)
+
+test: $(STAMPS)/test  ## the tests; DEVICE=cuda runs them on a GPU, ARGS="-k name" picks some
+	DEVICE=$(DEVICE) $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+lint: $(STAMPS)/dev  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMPS)/dev  ## let ruff repair what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(STAMPS)/dev $(STAMPS)/examples  ## pyright
+	$(BIN)/pyright
+
+docs: $(STAMPS)/docs  ## the HTML pages in docs/_build/html; warnings are errors
+	$(BIN)/sphinx-build -W --keep-going -n -b html docs docs/_build/html
+
+bench: $(STAMPS)/bench  ## time this library beside its peers
+	$(BIN)/python benchmarks/qp.py $(ARGS)
+
+clean:  ## everything that make made
+	rm -rf $(VENV) build docs/_build .pytest_cache .ruff_cache .hypothesis
+
+# The build tools live in the environment, so that the editable build is incremental and needs no second download.
+$(STAMPS)/tools: constraints.txt
+	@mkdir -p $(STAMPS)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) pip
+	$(PIP_INSTALL) scikit-build-core pybind11 cmake ninja
+	@touch $@
+
+# One stamp per extra of pyproject.toml: a target installs only what it needs.
+$(STAMPS)/%: $(STAMPS)/tools pyproject.toml $(NATIVE)
+	$(PIP_INSTALL) --no-build-isolation --config-settings=build-dir=build/editable --editable '.[$*]'
+	@touch $@
+
+# qpth's metadata caps numpy below 2, though it runs with 2: it comes without its dependencies.
+$(STAMPS)/bench: $(STAMPS)/tools pyproject.toml $(NATIVE)
+	$(PIP_INSTALL) --no-build-isolation --config-settings=build-dir=build/editable --editable '.[bench]'
+	$(PIP_INSTALL) --no-deps qpth
+	@touch $@
