@@ -7,7 +7,7 @@ WORKERS ?= auto
 
 VENV := .venv
 BIN := $(VENV)/bin
-STAMPS := build/stamps
+STAMPS := $(VENV)/stamps
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 NATIVE := CMakeLists.txt $(shell find csrc -type f)
 
@@ -38,7 +38,7 @@ types: $(STAMPS)/dev $(STAMPS)/examples  ## pyright
 	$(BIN)/pyright
 
 docs: $(STAMPS)/docs  ## the HTML pages in docs/_build/html; warnings are errors
-	$(BIN)/sphinx-build -W --keep-going -n -b html docs docs/_build/html
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
 bench: $(STAMPS)/bench  ## time this library beside its peers
 	$(BIN)/python benchmarks/qp.py $(ARGS)
@@ -48,8 +48,8 @@ clean:  ## everything that make made
 
 # The build tools live in the environment, so that the editable build is incremental and needs no second download.
 $(STAMPS)/tools: constraints.txt
-	@mkdir -p $(STAMPS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@mkdir -p $(STAMPS)
 	$(PIP_INSTALL) pip
 	$(PIP_INSTALL) scikit-build-core pybind11 cmake ninja
 	@touch $@
