@@ -1,0 +1,159 @@
+"""The frame of every solver that measures its result: scaling, start, true residual, verdict per sample."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._base import tree
+from .._base.loop import can_read, surely_none
+from .._base.tree import Tree
+from .operator import Operator
+from .solver import LinearSolution, LinearSolver
+
+FlatMap = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class System:
+    """``A x = rhs`` seen flat: ``A`` maps ``(*batch, N)`` to ``(*batch, M)``.
+
+    With ``least_squares`` the system to be solved is ``A' A x = A' rhs``, and its residual is the one that counts.
+    """
+
+    matvec: FlatMap
+    rhs: Tensor  # (*batch, M)
+    start: Tensor | None  # (*batch, N)
+    unravel: Callable[[Tensor], Tree]  # of x
+    size: int  # N
+    precondition: FlatMap = lambda v: v
+    rmatvec: FlatMap = lambda v: v  # given by the one method that uses it
+    least_squares: bool = False
+
+    def residual(self, defect: Tensor) -> Tensor:
+        """What has to vanish at the solution, given the defect ``rhs - A x``."""
+        return self.rmatvec(defect) if self.least_squares else defect
+
+    def gap(self, defect: Tensor) -> Tensor:
+        """(*batch): the length of the residual, given the defect."""
+        return length(self.residual(defect))
+
+
+class Correction(NamedTuple):
+    """What a method proposes for ``A step = r`` with a residual ``r`` of length 1."""
+
+    step: Tensor  # (*batch, N)
+    iterations: Tensor  # (*batch) int64
+    claimed: Tensor  # (*batch) bool: by the method's own reckoning the target is reached
+    matrix_norm: Tensor | float = 0.0  # (*batch) of A where it is known: rounding leaves a residual in proportion
+
+
+@dataclass(frozen=True)
+class CorrectingSolver(LinearSolver):
+    """A solver that improves ``x`` by corrections and judges it by the true residual.
+
+    Args:
+        rtol, atol: a sample has converged if ``||b - A x|| <= max(rtol ||b||, atol)``. Without ``rtol`` it is
+            ``eps ** (2 / 3)``: 3.7e-11 in float64, 2.4e-5 in float32.
+        ridge: solve ``(A + ridge I) x = b`` instead.
+    """
+
+    rtol: float | None = None
+    atol: float = 0.0
+    ridge: float = field(default=0.0, kw_only=True)
+
+    @abstractmethod
+    def prepare(self, system: System) -> Callable[[Tensor, Tensor, int], Correction]:
+        """``correct(r, target, spent)``: bring ``||r - A step||`` below ``target``; ``spent`` iterations are used."""
+
+    def system(self, operator: Operator, b: Tree, init: Tree | None) -> System:
+        """The flat system, ridge included."""
+        rhs, unravel = self._ravel("b", b)
+        start = None if init is None else self._ravel("init", init)[0]
+        if start is not None and start.shape != rhs.shape:
+            raise ValueError(
+                f"linear_solve.{type(self).__name__}: init holds {start.shape[-1]} unknowns but b {rhs.shape[-1]} "
+                "equations; the system must be square (NormalCG alone takes others)."
+            )
+        matvec = self._flat("matvec", operator.shifted(self.ridge).matvec, unravel, rhs.shape[-1])
+        return System(matvec, rhs, start, unravel, rhs.shape[-1])
+
+    def solve(self, operator: Operator, b: Tree, init: Tree | None = None) -> LinearSolution:
+        system = self.system(operator, b, init)
+        known = torch.isfinite(system.rhs).all(-1)
+        if system.start is not None:
+            known = known & torch.isfinite(system.start).all(-1)
+        # Invalid samples are solved as zero and marked at the end: so their NaN reaches nobody's gradient.
+        rhs = torch.where(known[..., None], system.rhs, 0.0)
+        size = system.gap(rhs)
+        zero = (size == 0) | ~known
+        rtol = torch.finfo(rhs.dtype).eps ** (2 / 3) if self.rtol is None else self.rtol
+        target = (rtol * size).clamp(min=self.atol)
+
+        correct = self.prepare(system)
+        if system.start is None:
+            x, defect = rhs.new_zeros((*rhs.shape[:-1], system.size)), rhs
+        else:
+            x = torch.where(zero[..., None], 0.0, system.start.detach())
+            defect = torch.where(zero[..., None], 0.0, rhs - system.matvec(x))
+        gap, spent = system.gap(defect), torch.zeros_like(known, dtype=torch.int64)
+        # A recursively updated residual drifts from the true one. Where a method claims to be there and is not, it
+        # gets a second round, on the true residual.
+        for _ in range(2):
+            scale = torch.where(gap > 0, gap, 1.0)
+            used = int(spent.max()) if can_read(spent) and spent.numel() else 0
+            correction = correct(defect / scale[..., None], target / scale, used)
+            x = x + scale[..., None] * correction.step
+            defect = rhs - system.matvec(x)
+            gap, spent = system.gap(defect), spent + correction.iterations
+            doubtful = correction.claimed & (gap > target)
+            if not can_read(doubtful) or surely_none(doubtful):
+                break
+            defect = torch.where(doubtful[..., None], defect, 0.0)
+
+        converged = (gap <= target) | self._at_rounding(gap, correction.matrix_norm, length(x), size)
+        x = torch.where(zero[..., None], 0.0, x)
+        x = torch.where(known[..., None], x, torch.nan)
+        residual = torch.where(zero, 0.0, gap / torch.where(zero, 1.0, size))
+        residual = torch.where(known, residual, torch.nan)
+        return LinearSolution(system.unravel(x), residual, known & (zero | converged), spent)
+
+    @staticmethod
+    def _at_rounding(gap: Tensor, matrix_norm: Tensor | float, x: Tensor, size: Tensor) -> Tensor:
+        """Backward stable: a residual of some ``eps ||A|| ||x||`` is the best there is, at any conditioning.
+
+        But where that comes near ``||b||`` itself, ``A`` is singular to working precision and ``x`` means nothing.
+        """
+        eps = torch.finfo(gap.dtype).eps
+        rounding = eps * matrix_norm * x
+        return (gap <= 8 * rounding) & (rounding < 1e-2 * size)
+
+    def _ravel(self, name: str, value: Tree) -> tuple[Tensor, Callable[[Tensor], Tree]]:
+        flat, unravel = tree.ravel(value, self.batch_ndim)
+        if flat.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"linear_solve.{type(self).__name__}: {name} is {flat.dtype}; give float32 or float64.")
+        return flat, unravel
+
+    def _flat(self, name: str, fn: Callable[[Tree], Tree], unravel: Callable[[Tensor], Tree], rows: int) -> FlatMap:
+        """The map on trees as one on ``(*batch, N)`` tensors, with ``rows`` outputs."""
+
+        def flat(v: Tensor) -> Tensor:
+            image, _ = tree.ravel(fn(unravel(v)), self.batch_ndim)
+            if image.shape != (*v.shape[:-1], rows):
+                raise ValueError(
+                    f"linear_solve.{type(self).__name__}: {name} gave {tuple(image.shape)} numbers (batch, flattened) "
+                    f"where {(*v.shape[:-1], rows)} belong."
+                )
+            return image
+
+        return flat
+
+
+def length(v: Tensor) -> Tensor:
+    """Euclidean norm over the last dimension, safe from overflow, without derivative: it only scales and judges."""
+    return tree.norm(v.detach(), v.ndim - 1)

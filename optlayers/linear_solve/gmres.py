@@ -1,0 +1,95 @@
+"""Restarted GMRES, for any square system."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._base.loop import iterate
+from .correction import Correction, System, length
+from .krylov import KrylovSolver, none_of
+
+
+class _State(NamedTuple):
+    x: Tensor
+    r: Tensor  # r - A x, computed anew in each cycle
+    products: Tensor  # (*batch): Arnoldi steps so far
+    stuck: Tensor
+
+
+@dataclass(frozen=True)
+class GMRES(KrylovSolver):
+    """Minimal residuals over an Arnoldi basis of ``restart`` vectors, preconditioned from the right: any square ``A``.
+
+    Takes ``restart + 1`` vectors of memory; exact in N steps, but for rounding, if ``restart >= N``. A cycle that
+    gains nothing would repeat itself for ever: it ends the sample, unconverged.
+
+    Args:
+        restart: Arnoldi steps in a cycle. ``maxiter`` counts them too, and is rounded up to whole cycles.
+
+    References: Saad and Schultz, "GMRES: a generalized minimal residual algorithm" (1986).
+    """
+
+    restart: int = field(default=30, kw_only=True)
+
+    def prepare(self, system: System) -> Callable[[Tensor, Tensor, int], Correction]:
+        def correct(r: Tensor, target: Tensor, spent: int) -> Correction:
+            budget = self.budget(system, spent)
+            width = max(min(self.restart, system.size, budget), 1)
+
+            def cycle(at: _State) -> _State:
+                gain, products = krylov_step(system, at.r, width)
+                x = at.x + gain
+                left = r - system.matvec(x)
+                eps = torch.finfo(r.dtype).eps
+                stuck = length(left) >= (1 - eps) * length(at.r)
+                return _State(x, left, at.products + products, stuck)
+
+            start = _State(torch.zeros_like(r), r, torch.zeros_like(target, dtype=torch.int64), none_of(target))
+            end = iterate(cycle, start, lambda at: (length(at.r) <= target) | at.stuck, -(-budget // width)).state
+            return Correction(end.x, end.products, length(end.r) <= target)
+
+        return correct
+
+
+def krylov_step(system: System, r: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """The ``x`` that minimizes ``||r - A x||`` over ``width`` Arnoldi vectors, and how many of them there were."""
+    eps = torch.finfo(r.dtype).eps
+    size = length(r)[..., None]
+    live = size > 0
+    basis = (r / torch.where(live, size, 1.0))[..., None]  # (*batch, N, j)
+    columns, products = [], torch.zeros_like(live.squeeze(-1), dtype=torch.int64)
+    for j in range(width):
+        products = products + live.squeeze(-1)
+        w = system.matvec(system.precondition(basis[..., j]))
+        full = length(w)[..., None]
+        # Gram-Schmidt twice: once leaves the basis orthogonal only up to the conditioning.
+        h = (basis.mT @ w[..., None]).squeeze(-1)
+        w = w - (basis @ h[..., None]).squeeze(-1)
+        more = (basis.mT @ w[..., None]).squeeze(-1)
+        w = w - (basis @ more[..., None]).squeeze(-1)
+        rest = length(w)[..., None]
+        grows = live & (rest > 10 * eps * full)
+        # Once A maps the basis into itself (the happy breakdown) its sample is complete. Later vectors are zero, and
+        # their columns unit vectors in rows of their own: full rank, and out of the way of the others.
+        below = torch.where(grows, rest, torch.where(live, 0.0, 1.0))
+        columns.append(torch.cat([h + more, below, h.new_zeros((*h.shape[:-1], width - 1 - j))], -1))
+        basis = torch.cat([basis, torch.where(grows, w / torch.where(grows, rest, 1.0), 0.0)[..., None]], -1)
+        live = grows
+    hessenberg = torch.stack(columns, -1)  # (*batch, width + 1, width)
+    q, upper = torch.linalg.qr(hessenberg)
+    weights = small_solve(upper, q[..., :1, :].mT * size[..., None])
+    return system.precondition((basis[..., :-1] @ weights).squeeze(-1)), products
+
+
+def small_solve(upper: Tensor, rhs: Tensor) -> Tensor:
+    """Back substitution that leaves out a vanishing pivot, which a singular ``A`` has, with its unknown at 0."""
+    pivots = upper.diagonal(dim1=-2, dim2=-1)
+    eps = torch.finfo(upper.dtype).eps
+    void = pivots.abs() <= upper.shape[-1] * eps * pivots.abs().amax(-1, keepdim=True)
+    upper = upper + torch.diag_embed(torch.where(void, 1.0 - pivots, 0.0))
+    return torch.linalg.solve_triangular(upper, torch.where(void[..., None], 0.0, rhs), upper=True)
