@@ -1,5 +1,7 @@
 """Sphinx configuration; `make docs` builds with warnings as errors and without a network."""
 
+from docutils.nodes import math_block
+
 import optlayers
 
 project = "optlayers"
@@ -21,8 +23,22 @@ autodoc_class_signature = "mixed"
 nitpicky = True
 napoleon_numpy_docstring = False
 
-# A label in the theory pages, such as (IPM-3), is what comments in the code cite: show it as the equation's number.
-math_numfig = False
-
 html_theme = "furo"
 html_title = f"optlayers {version}"
+
+
+def _number_equations_by_label(app, env):
+    for label, (page, _) in list(env.get_domain("math").equations.items()):
+        env.get_domain("math").equations[label] = (page, label)
+
+
+def _show_labels(app, doctree, page):
+    for equation in doctree.findall(math_block):
+        if equation.get("label"):
+            equation["number"] = equation["label"]
+
+
+def setup(app):
+    """Show a label such as (IPM-3), which is what comments in the code cite, as the number of its equation."""
+    app.connect("env-updated", _number_equations_by_label)
+    app.connect("doctree-resolved", _show_labels)

@@ -21,9 +21,3 @@ def device() -> torch.device:
 def seed():
     """The same random numbers in every run of a test, alone or in a suite."""
     torch.manual_seed(0)
-
-
-@pytest.fixture
-def generator(device: torch.device) -> torch.Generator:
-    """A seeded generator on the device under test."""
-    return torch.Generator(device).manual_seed(0)
