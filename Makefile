@@ -9,7 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-NATIVE := CMakeLists.txt $(shell find csrc -type f)
+# With directories, whose time changes when a file is added or removed.
+NATIVE := CMakeLists.txt $(shell find csrc)
 
 .PHONY: help build demo test lint format types docs bench clean
 .NOTPARALLEL:

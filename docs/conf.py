@@ -21,6 +21,7 @@ autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 autodoc_class_signature = "mixed"
 nitpicky = True
+nitpick_ignore_regex = [("py:.*", r"(torch|numpy|scipy)\..*")]  # other projects' names: no inventory is fetched
 napoleon_numpy_docstring = False
 
 html_theme = "furo"
