@@ -3,6 +3,25 @@
 Solvers find points, `implicit` differentiates points, `functional` joins the two, `layers` give them a `forward`.
 """
 
+from . import linear_solve
+from ._base.status import SolveError, Status
+from .implicit import Implicit, OneStep, Unroll, custom_fixed_point, custom_root, root_jvp, root_vjp
+
 __version__ = "0.1.0"
 
-__all__ = ["__version__"]
+__all__ = [
+    "__version__",
+    # what became of each sample
+    "SolveError",
+    "Status",
+    # linear solvers, for the backward pass and for themselves
+    "linear_solve",
+    # derivatives of solutions
+    "Implicit",
+    "OneStep",
+    "Unroll",
+    "custom_fixed_point",
+    "custom_root",
+    "root_jvp",
+    "root_vjp",
+]

@@ -26,6 +26,16 @@ FLOOR_OF = {part: level for level, parts in enumerate(FLOORS) for part in parts}
 # The public names, by floor. A new public name is one line here, one in optlayers/__init__.py, one in docs/reference.
 PUBLIC_NAMES = [
     "__version__",
+    "SolveError",
+    "Status",
+    "linear_solve",
+    "Implicit",
+    "OneStep",
+    "Unroll",
+    "custom_fixed_point",
+    "custom_root",
+    "root_jvp",
+    "root_vjp",
 ]
 
 

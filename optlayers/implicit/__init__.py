@@ -1,0 +1,15 @@
+"""Derivatives of solutions: one rule for every root, the decorators on top of it, and the choice of adjoint."""
+
+from .adjoint import Adjoint, Implicit, OneStep, Unroll
+from .custom_root import custom_fixed_point, custom_root, root_jvp, root_vjp
+
+__all__ = [
+    "Adjoint",
+    "Implicit",
+    "OneStep",
+    "Unroll",
+    "custom_fixed_point",
+    "custom_root",
+    "root_jvp",
+    "root_vjp",
+]
