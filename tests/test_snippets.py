@@ -5,6 +5,7 @@ import traceback
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -22,12 +23,15 @@ def blocks(page: Path) -> list[str]:
 def test_snippets_run(page, tmp_path, monkeypatch):
     """The blocks of one page run in order and share one namespace, as a reader would type them."""
     monkeypatch.chdir(tmp_path)
+    dtype = torch.get_default_dtype()
     namespace = {"__name__": "__main__"}
-    for source in blocks(page):
-        try:
+    try:
+        for source in blocks(page):
             exec(compile(source, str(page), "exec"), namespace)
-        except Exception:
-            pytest.fail(traceback.format_exc(), pytrace=False)
+    except Exception:
+        pytest.fail(traceback.format_exc(), pytrace=False)
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 def test_the_readme_has_snippets():
