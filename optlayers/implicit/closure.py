@@ -65,13 +65,19 @@ def captured(fn: Callable[..., Any], inputs: Sequence[Tensor]) -> list[Tensor]:
 def _tensors_used(fn: Callable[..., Any], inputs: Sequence[Tensor]) -> dict[int, Tensor]:
     found: dict[int, Tensor] = {}
 
+    floating = [index for index, value in enumerate(inputs) if value.is_floating_point()]
+
     def recorded(*wrapped: Tensor) -> Any:
-        with _Record(wrapped) as record:
-            result = fn(*wrapped)
+        full = list(inputs)
+        for index, value in zip(floating, wrapped, strict=True):
+            full[index] = value
+        with _Record(full) as record:
+            result = fn(*full)
         found.update(record.found)
         return result
 
-    vjp(recorded, *inputs)  # as backward will call it: a residual may itself use autograd
+    # As backward will call it: a residual may itself use autograd.
+    vjp(recorded, *[inputs[index] for index in floating])
     return {key: tensor for key, tensor in found.items() if tracked(tensor)}
 
 
