@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .correction import Correction, System, length
-from .krylov import KrylovSolver, inner, none_of, ratio
+from .correction import Correction, System
+from .krylov import KrylovSolver, inner, length, none_of, ratio
 
 
 class _State(NamedTuple):

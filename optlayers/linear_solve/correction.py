@@ -127,11 +127,11 @@ class CorrectingSolver(LinearSolver):
     def _at_rounding(gap: Tensor, matrix_norm: Tensor | float, x: Tensor, size: Tensor) -> Tensor:
         """Backward stable: a residual of some ``eps ||A|| ||x||`` is the best there is, at any conditioning.
 
-        But where that comes near ``||b||`` itself, ``A`` is singular to working precision and ``x`` means nothing.
+        But where that comes near ``||b||`` itself, ``A`` is all but singular and ``x`` means nothing.
         """
         eps = torch.finfo(gap.dtype).eps
         rounding = eps * matrix_norm * x
-        return (gap <= 8 * rounding) & (rounding < 1e-2 * size)
+        return (gap <= 8 * rounding) & (rounding < eps ** (1 / 3) * size)
 
     def _ravel(self, name: str, value: Tree) -> tuple[Tensor, Callable[[Tensor], Tree]]:
         flat, unravel = tree.ravel(value, self.batch_ndim)

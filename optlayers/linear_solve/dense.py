@@ -15,6 +15,8 @@ from .correction import CorrectingSolver, Correction, FlatMap, System
 
 Substitution = Callable[[Tensor], Tensor]
 
+BLOCK_ELEMENTS = 1 << 20  # 8 MB in float64: larger blocks were slower, as they leave the cache
+
 
 @dataclass(frozen=True)
 class DenseSolver(CorrectingSolver):
@@ -104,7 +106,9 @@ def materialise(matvec: FlatMap, like: Tensor) -> Tensor:
         return matvec(unit.expand(like.shape))
 
     units = torch.eye(size, dtype=like.dtype, device=like.device)
+    # Under vmap a product with one matrix per sample copies it for every unit vector: blocks of them bound that.
+    width = max(BLOCK_ELEMENTS // max(like.numel() * size, 1), 1)
     try:
-        return torch.vmap(column, out_dims=-1)(units)
+        return torch.cat([torch.vmap(column, out_dims=-1)(block) for block in units.split(width)], dim=-1)
     except RuntimeError:  # data-dependent control flow, autograd.grad, numpy inside: an honest error comes up again
         return torch.stack([column(unit) for unit in units], dim=-1)

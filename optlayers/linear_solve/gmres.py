@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._base.loop import iterate
-from .correction import Correction, System, length
-from .krylov import KrylovSolver, none_of
+from .._base.loop import choose, iterate
+from .correction import Correction, System
+from .krylov import KrylovSolver, length, none_of
 
 
 class _State(NamedTuple):
@@ -43,10 +43,9 @@ class GMRES(KrylovSolver):
 
             def cycle(at: _State) -> _State:
                 gain, products = krylov_step(system, at.r, width)
-                x = at.x + gain
-                left = r - system.matvec(x)
-                eps = torch.finfo(r.dtype).eps
-                stuck = length(left) >= (1 - eps) * length(at.r)
+                left = r - system.matvec(at.x + gain)
+                stuck = length(left) >= (1 - torch.finfo(r.dtype).eps) * length(at.r)
+                x, left = choose(stuck, (at.x, at.r), (at.x + gain, left))
                 return _State(x, left, at.products + products, stuck)
 
             start = _State(torch.zeros_like(r), r, torch.zeros_like(target, dtype=torch.int64), none_of(target))
@@ -59,9 +58,9 @@ class GMRES(KrylovSolver):
 def krylov_step(system: System, r: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """The ``x`` that minimizes ``||r - A x||`` over ``width`` Arnoldi vectors, and how many of them there were."""
     eps = torch.finfo(r.dtype).eps
-    size = length(r)[..., None]
-    live = size > 0
-    basis = (r / torch.where(live, size, 1.0))[..., None]  # (*batch, N, j)
+    live = length(r)[..., None] > 0
+    size, first = normalize(r, live)
+    basis = first[..., None]  # (*batch, N, j)
     columns, products = [], torch.zeros_like(live.squeeze(-1), dtype=torch.int64)
     for j in range(width):
         products = products + live.squeeze(-1)
@@ -72,18 +71,25 @@ def krylov_step(system: System, r: Tensor, width: int) -> tuple[Tensor, Tensor]:
         w = w - (basis @ h[..., None]).squeeze(-1)
         more = (basis.mT @ w[..., None]).squeeze(-1)
         w = w - (basis @ more[..., None]).squeeze(-1)
-        rest = length(w)[..., None]
-        grows = live & (rest > 10 * eps * full)
+        grows = live & (length(w)[..., None] > 10 * eps * full)
+        rest, direction = normalize(w, grows)
         # Once A maps the basis into itself (the happy breakdown) its sample is complete. Later vectors are zero, and
         # their columns unit vectors in rows of their own: full rank, and out of the way of the others.
-        below = torch.where(grows, rest, torch.where(live, 0.0, 1.0))
+        below = torch.where(live, rest, 1.0)
         columns.append(torch.cat([h + more, below, h.new_zeros((*h.shape[:-1], width - 1 - j))], -1))
-        basis = torch.cat([basis, torch.where(grows, w / torch.where(grows, rest, 1.0), 0.0)[..., None]], -1)
+        basis = torch.cat([basis, direction[..., None]], -1)
         live = grows
     hessenberg = torch.stack(columns, -1)  # (*batch, width + 1, width)
     q, upper = torch.linalg.qr(hessenberg)
     weights = small_solve(upper, q[..., :1, :].mT * size[..., None])
     return system.precondition((basis[..., :-1] @ weights).squeeze(-1)), products
+
+
+def normalize(w: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Length and direction where the mask holds, 0 elsewhere; differentiable, at zero vectors too."""
+    safe = torch.where(mask, w, 1.0)
+    size = torch.linalg.vector_norm(safe, dim=-1, keepdim=True)
+    return torch.where(mask, size, 0.0), torch.where(mask, safe / size, 0.0)
 
 
 def small_solve(upper: Tensor, rhs: Tensor) -> Tensor:

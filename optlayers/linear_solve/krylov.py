@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._base.loop import iterate
 from .._base.tree import Tree
-from .correction import CorrectingSolver, Correction, System, length
+from .correction import CorrectingSolver, Correction, System
 from .operator import LinearMap, Operator, transpose
 
 
@@ -55,6 +55,11 @@ class KrylovSolver(CorrectingSolver):
 
         end = iterate(step, state, lambda at: reached(at) | at.stuck, budget)
         return Correction(end.state.x, end.steps, reached(end.state))
+
+
+def length(v: Tensor) -> Tensor:
+    """(*batch): length without the guard against overflow, as a run starts with a residual of 1; no derivative."""
+    return torch.linalg.vector_norm(v.detach(), dim=-1)
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:

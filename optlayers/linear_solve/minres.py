@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .correction import Correction, System, length
+from .correction import Correction, System
 from .krylov import KrylovSolver, inner, none_of, ratio
 
 
@@ -44,8 +44,6 @@ class MINRES(KrylovSolver):
             image = system.matvec(at.z)
             delta = inner(image, at.z)
             v = image - delta * at.v - at.gamma * at.v_old
-            # A space exhausted: what is then left of the residual no step can take away.
-            stuck = length(v) <= 10 * torch.finfo(v.dtype).eps * length(image)
             z = system.precondition(v)
             gamma = root(inner(v, z))
             v, z = ratio(v, gamma), ratio(z, gamma)
@@ -55,10 +53,13 @@ class MINRES(KrylovSolver):
             diagonal = root(above**2 + gamma**2)
             w = at.z - s_old * at.gamma * at.w_old - (s * delta + c_old * c * at.gamma) * at.w
             w = ratio(w, diagonal)
+            # ||A r|| << ||A|| ||r||: of a singular system this r is what no step takes away, and going on diverges.
+            level = torch.finfo(v.dtype).eps ** 0.5 * root(delta**2 + at.gamma**2 + gamma**2)
+            stuck = root(above**2 + (c * gamma) ** 2) <= level
             c_new, s_new = ratio(above, diagonal), ratio(gamma, diagonal)
             return _State(
-                x=at.x + c_new * at.eta * w,
-                r=s_new**2 * at.r - c_new * s_new * at.eta * v,
+                x=at.x + torch.where(stuck, 0.0, c_new * at.eta) * w,
+                r=torch.where(stuck, at.r, s_new**2 * at.r - c_new * s_new * at.eta * v),
                 v_old=at.v,
                 v=v,
                 z=z,
@@ -68,7 +69,7 @@ class MINRES(KrylovSolver):
                 eta=-s_new * at.eta,
                 cosines=torch.cat([c, c_new], -1),
                 sines=torch.cat([s, s_new], -1),
-                stuck=stuck,
+                stuck=stuck.squeeze(-1),
             )
 
         def correct(r: Tensor, target: Tensor, spent: int) -> Correction:

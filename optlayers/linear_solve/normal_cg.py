@@ -48,7 +48,9 @@ class NormalCG(KrylovSolver):
         else:
             rmatvec = self._flat("rmatvec", operator.rmatvec, unravel_rhs, size)
         if self.preconditioner is None:
-            precondition = System.precondition
+
+            def precondition(s: Tensor) -> Tensor:
+                return s
         else:
             inverse = self._flat("preconditioner", self.preconditioner, unravel_rhs, size)
             inverse_t = transpose(inverse, rhs)
