@@ -1,0 +1,76 @@
+// What the native core offers: plain functions of pointers, sizes, strides, workspace and thread count.
+#pragma once
+
+#include <cstdint>
+
+namespace optl {
+
+/// Outcome of one sample; the values are those of optlayers.Status.
+enum Status : int64_t {
+  kSolved = 0,
+  kMaxSteps = 1,
+  kPrimalInfeasible = 2,
+  kDualInfeasible = 3,
+  kInvalidInput = 4,
+  kNumericalError = 5,
+};
+
+/// n variables, k rows of A, m rows of G; lower and upper are n, or 0 where bounds of that kind are not given.
+struct QpSizes {
+  int64_t batch, n, k, m, lower, upper;
+};
+
+/// A batch of arrays, each contiguous; stride counts elements from one to the next, and is 0 for a shared one.
+template <class T>
+struct Batched {
+  T* data;
+  int64_t stride;
+  T* operator[](int64_t i) const { return data + i * stride; }
+};
+
+/// min 1/2 x'Qx + p'x  s.t.  Gx <= h, Ax = b, lb <= x <= ub; matrices row-major, Q symmetric.
+template <class T>
+struct QpProblem {
+  Batched<const T> Q, p, G, h, A, b, lb, ub;
+};
+
+template <class T>
+struct QpResult {
+  Batched<T> x, y, z, z_lb, z_ub, s;
+  Batched<bool> active_G, active_lb, active_ub;
+  Batched<int64_t> status, iterations;
+  Batched<T> residuals;  // 3 each
+};
+
+/// The symmetric system of the active rows; r_* may be anything where a row is not active.
+template <class T>
+struct QpKkt {
+  Batched<const T> Q, G, A;
+  Batched<const bool> active_G, active_lb, active_ub;
+  Batched<const T> r_x, r_y, r_z, r_lb, r_ub;
+};
+
+template <class T>
+struct QpKktResult {
+  Batched<T> d_x, d_y, d_z, d_lb, d_ub, error;
+};
+
+/// Widest instruction set this processor runs among those compiled: "portable", "avx2" or "avx512".
+const char* isa();
+
+/// Doubles of workspace that one thread needs, for either of the two functions below.
+int64_t qp_workspace(const QpSizes& sizes);
+
+/// Solve a batch of programs, each to a status of its own. T is float or double; the iteration runs in double.
+/// workspace: threads * qp_workspace(sizes) doubles. Does not allocate.
+template <class T>
+void qp_solve(const QpSizes& sizes, const QpProblem<T>& problem, double eps, int64_t max_steps,
+              const QpResult<T>& result, double* workspace, int threads);
+
+/// Solve a batch of active-set systems by a regularised factorisation and refinement. error is the relative residual,
+/// of order one for a singular inconsistent system; not small (maybe NaN or
+/// infinite) where the data hold a NaN. Workspace as above. Does not allocate.
+template <class T>
+void qp_kkt(const QpSizes& sizes, const QpKkt<T>& system, const QpKktResult<T>& result, double* workspace, int threads);
+
+}  // namespace optl

@@ -1,0 +1,54 @@
+// Chooses, once, the widest build of the kernels that this processor runs.
+#include "cpu/kernels.h"
+
+#include <cstring>
+
+namespace optl {
+
+const char* isa() {
+#ifdef OPTL_DISPATCH_X86
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("fma")) {
+    return "avx512";
+  }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "avx2";
+#endif
+  return "portable";
+}
+
+namespace {
+
+/// Calls `kernel` with the namespace that fits.
+#ifdef OPTL_DISPATCH_X86
+#define OPTL_DISPATCH(kernel, ...)                                    \
+  static const char* const chosen = isa();                            \
+  if (!std::strcmp(chosen, "avx512")) return avx512::kernel(__VA_ARGS__); \
+  if (!std::strcmp(chosen, "avx2")) return avx2::kernel(__VA_ARGS__);     \
+  return portable::kernel(__VA_ARGS__)
+#else
+#define OPTL_DISPATCH(kernel, ...) return portable::kernel(__VA_ARGS__)
+#endif
+
+}  // namespace
+
+int64_t qp_workspace(const QpSizes& sizes) { OPTL_DISPATCH(workspace_size, sizes); }
+
+template <class T>
+void qp_solve(const QpSizes& sizes, const QpProblem<T>& problem, double eps, int64_t max_steps,
+              const QpResult<T>& result, double* workspace, int threads) {
+  OPTL_DISPATCH(qp_solve, sizes, problem, eps, max_steps, result, workspace, threads);
+}
+
+template <class T>
+void qp_kkt(const QpSizes& sizes, const QpKkt<T>& system, const QpKktResult<T>& result, double* workspace,
+            int threads) {
+  OPTL_DISPATCH(qp_kkt, sizes, system, result, workspace, threads);
+}
+
+template void qp_solve(const QpSizes&, const QpProblem<float>&, double, int64_t, const QpResult<float>&, double*, int);
+template void qp_solve(const QpSizes&, const QpProblem<double>&, double, int64_t, const QpResult<double>&, double*,
+                       int);
+template void qp_kkt(const QpSizes&, const QpKkt<float>&, const QpKktResult<float>&, double*, int);
+template void qp_kkt(const QpSizes&, const QpKkt<double>&, const QpKktResult<double>&, double*, int);
+
+}  // namespace optl

@@ -1,0 +1,298 @@
+// Mehrotra's predictor-corrector with proximal terms and an active-set polish, on one equilibrated program.
+#pragma once
+
+#include <algorithm>
+#include <utility>
+
+#include "cpu/program.h"
+
+namespace optl::OPTL_ISA {
+
+/// x (ld), multipliers of all rows (N; 0 at absent ones), slacks (N; positive at inequalities, 0 elsewhere).
+struct Iterate {
+  double *x, *dual, *s;
+  Iterate(const Program& q, Arena& arena) : x(arena.take(q.ld)), dual(arena.take(q.N)), s(arena.take(q.N)) {}
+};
+
+struct Norms {
+  double primal = 0, dual = 0, gap = 0;
+  double worst() const { return std::fmax(primal, std::fmax(dual, gap)); }
+};
+
+class InteriorPoint {
+ public:
+  Program q;
+  Factor factor;
+  Iterate it, move;
+  Norms norms;
+  double *ray_x, *proof;  // what certifies unboundedness (ld) and infeasibility (N)
+  int64_t iterations = 0;
+
+  InteriorPoint(const QpSizes& sizes, Arena& arena)
+      : q(sizes, arena), factor(q.n, arena), it(q, arena), move(q, arena), trial_(q, arena), active_set_(q, arena) {
+    r_x_ = arena.take(q.ld), Qx_ = arena.take(q.ld), ray_x = arena.take(q.ld);
+    for (double** v : {&r_row_, &weight_, &barrier_, &r_gap_, &pull_, &rows_, &proof}) *v = arena.take(q.N);
+    guess_ = reinterpret_cast<bool*>(arena.take(q.N)), refused_ = reinterpret_cast<bool*>(arena.take(q.N));
+    active_ = reinterpret_cast<bool*>(arena.take(q.N));
+  }
+
+  /// The loop (IPM-5..14), on an equilibrated program.
+  Status run(double eps, int64_t max_steps) {
+    count_ = std::count(q.kind, q.kind + q.N, rules::kInequality);
+    bool unbounded = false;  // a ray was found; what is left to see is whether there is a feasible point
+    bool has_refused = false;
+    const auto solved = [&] { return unbounded ? kDualInfeasible : kSolved; };
+    if (!start()) return kNumericalError;
+    for (int64_t step = 0;; ++step) {
+      norms = residuals(it);
+      if (norms.worst() <= eps) {
+        for (int64_t i = 0; i < q.N; ++i) guess_[i] = is_equality(i) || (is_inequality(i) && it.dual[i] > it.s[i]);
+        polish(std::fmax(norms.worst(), rules::kPolished), 1);
+        return solved();
+      }
+      if (step == max_steps) return unbounded ? kDualInfeasible : kMaxSteps;
+
+      for (int64_t i = 0; i < q.N; ++i) {
+        weight_[i] = rules::weight(q.kind[i], it.s[i], it.dual[i]);
+        barrier_[i] = it.s[i] + rules::kDelta * it.dual[i];
+        r_gap_[i] = it.s[i] * it.dual[i];
+      }
+      if (!q.factor(weight_, factor)) return failed(unbounded);
+      direction();
+      if (q.N > 0 && clear_guess() && !(has_refused && std::equal(guess_, guess_ + q.N, refused_))) {
+        std::copy(guess_, guess_ + q.N, refused_);
+        has_refused = true;
+        if (polish(rules::kPolished, rules::kFlips)) return solved();
+        residuals(it);  // the polish has overwritten them
+      }
+      correct();
+      direction();
+      if (!finite()) return failed(unbounded);
+
+      if (proves_infeasible(it) || proves_infeasible(move)) return kPrimalInfeasible;
+      if (!unbounded && (proves_unbounded(it) || proves_unbounded(move))) {
+        unbounded = true;
+        look_for_feasible();
+      } else {
+        advance();
+      }
+      ++iterations;
+    }
+  }
+
+  bool is_inequality(int64_t i) const { return q.kind[i] == rules::kInequality; }
+  bool is_equality(int64_t i) const { return q.kind[i] == rules::kEquality; }
+
+ private:
+  Iterate trial_;
+  ActiveSet active_set_;
+  double *r_x_, *Qx_, *r_row_, *weight_, *barrier_, *r_gap_, *pull_, *rows_;
+  bool *guess_, *refused_, *active_;
+  int64_t count_ = 0;
+
+  static Status failed(bool unbounded) { return unbounded ? kDualInfeasible : kNumericalError; }
+
+  /// The minimiser of the objective plus half the squared violation, pushed inside the cone (IPM-4).
+  bool start() {
+    for (int64_t i = 0; i < q.N; ++i) {
+      weight_[i] = is_equality(i) ? 1 / rules::kDelta : is_inequality(i) ? 1 : 0;
+      pull_[i] = weight_[i] * q.c[i];
+    }
+    if (!q.factor(weight_, factor)) return false;
+    q.adjoint(pull_, it.x);
+    for (int64_t j = 0; j < q.ld; ++j) it.x[j] -= q.p[j];
+    factor.solve(it.x);
+    q.rows(it.x, rows_);
+    for (int64_t i = 0; i < q.N; ++i) {
+      const double violation = weight_[i] * (rows_[i] - q.c[i]);
+      it.dual[i] = is_inequality(i) ? std::fmax(violation, 1) : violation;
+      it.s[i] = is_inequality(i) ? std::fmax(-violation, 1) : 0;
+    }
+    return true;
+  }
+
+  /// KKT residuals into r_x_, r_row_; their norms relative to what they are sums of (IPM-10).
+  Norms residuals(const Iterate& at) {
+    q.quadratic(at.x, Qx_);
+    q.adjoint(at.dual, r_x_);
+    q.rows(at.x, rows_);
+    const double terms = std::fmax(std::fmax(largest(Qx_, q.n), largest(r_x_, q.n)), largest(q.p, q.n));
+    const double top = 1 + largest(at.dual, q.N);
+    Norms out;
+    const auto raise = [](double& most, double v) { most = std::fabs(v) <= most ? most : std::fabs(v); };  // NaN stays
+    for (int64_t j = 0; j < q.ld; ++j) {
+      r_x_[j] += Qx_[j] + q.p[j];
+      if (j < q.n) raise(out.dual, r_x_[j] / (std::fmin(q.column[j], 1) + terms));
+    }
+    for (int64_t i = 0; i < q.N; ++i) {
+      r_row_[i] = q.kind[i] ? rows_[i] + at.s[i] - q.c[i] : 0;
+      const double unit = std::fmin(q.row[i], 1) + std::fabs(q.c[i]);
+      raise(out.primal, r_row_[i] / (unit + std::fabs(rows_[i])));
+      if (is_inequality(i)) raise(out.gap, std::fmin(at.s[i] / unit, at.dual[i] / top));
+    }
+    return out;
+  }
+
+  /// Newton step towards zero residuals and s z = s z - r_gap, into `move` (IPM-7).
+  void direction() {
+    for (int64_t i = 0; i < q.N; ++i) {
+      pull_[i] = is_inequality(i) ? r_gap_[i] / barrier_[i] : 0;
+      rows_[i] = weight_[i] * r_row_[i] - pull_[i];
+    }
+    q.adjoint(rows_, move.x);
+    for (int64_t j = 0; j < q.ld; ++j) move.x[j] = -r_x_[j] - move.x[j];
+    factor.solve(move.x);
+    q.rows(move.x, rows_);
+    for (int64_t i = 0; i < q.N; ++i) {
+      move.dual[i] = weight_[i] * (rows_[i] + r_row_[i]) - pull_[i];
+      move.s[i] = is_inequality(i) ? rules::kDelta * move.dual[i] - r_row_[i] - rows_[i] : 0;
+    }
+  }
+
+  double mean_gap(double length) const {
+    double total = 0;
+    for (int64_t i = 0; i < q.N; ++i) {
+      total += (it.s[i] + length * move.s[i]) * (it.dual[i] + length * move.dual[i]);
+    }
+    return total / static_cast<double>(std::max<int64_t>(count_, 1));
+  }
+
+  /// The longest step up to 1 that keeps s and z nonnegative (IPM-9).
+  double step_length() const {
+    double length = 1;
+    for (int64_t i = 0; i < q.N; ++i) {
+      if (!is_inequality(i)) continue;
+      if (move.s[i] < 0) length = std::fmin(length, -it.s[i] / move.s[i]);
+      if (move.dual[i] < 0) length = std::fmin(length, -it.dual[i] / move.dual[i]);
+    }
+    return length;
+  }
+
+  /// Mehrotra's second-order correction and centering, from the affine step in `move`, into r_gap_ (IPM-8).
+  void correct() {
+    const double ratio = mean_gap(step_length()) / std::fmax(mean_gap(0), 1e-200);
+    const double sigma = std::pow(std::fmin(std::fmax(ratio, 0), 1), 3);
+    const double target = std::fmax(sigma * mean_gap(0), 1e-30);
+    for (int64_t i = 0; i < q.N; ++i) r_gap_[i] = it.s[i] * it.dual[i] + move.s[i] * move.dual[i] - target;
+  }
+
+  /// Go almost to the boundary; nearer, the smaller the gap.
+  void advance() {
+    double length = step_length();
+    if (length < 1) length *= std::fmax(1 - mean_gap(0), 0.995);
+    for (int64_t j = 0; j < q.n; ++j) it.x[j] += length * move.x[j];
+    for (int64_t i = 0; i < q.N; ++i) {
+      it.s[i] += length * move.s[i];
+      it.dual[i] += length * move.dual[i];
+      if (!is_inequality(i)) continue;
+      it.s[i] = std::fmax(it.s[i], rules::kTiny);
+      it.dual[i] = std::fmax(it.dual[i], rules::kTiny);
+    }
+  }
+
+  bool finite() const {
+    double sum = 0;  // inf - inf and inf * 0 are NaN: one comparison tells
+    for (int64_t j = 0; j < q.n; ++j) sum += 0 * move.x[j];
+    for (int64_t i = 0; i < q.N; ++i) sum += 0 * move.dual[i];
+    return sum == 0;
+  }
+
+  /// Guess the active set from the affine step: -ds/s tends to 1 at active rows, to 0 at others. True if all are clear.
+  bool clear_guess() {
+    bool clear = true;
+    for (int64_t i = 0; i < q.N; ++i) {
+      const double indicator = is_inequality(i) ? -move.s[i] / it.s[i] : 1;
+      guess_[i] = q.kind[i] && indicator > 0.5;
+      clear = clear && std::fabs(indicator - 0.5) > rules::kMargin;
+    }
+    return clear;
+  }
+
+  /// Solve on the guessed active set, at most `flips` times corrected (IPM-11, IPM-12). If the residual is good enough,
+  /// the solution becomes the iterate.
+  bool polish(double tolerance, int flips) {
+    ActiveSet& a = active_set_;
+    std::copy(guess_, guess_ + q.N, active_);
+    for (int flip = 0; flip <= flips; ++flip) {
+      q.quadratic(it.x, a.r_x);
+      q.rows(it.x, rows_);
+      for (int64_t j = 0; j < q.ld; ++j) a.r_x[j] = -q.p[j] - a.r_x[j];
+      for (int64_t i = 0; i < q.N; ++i) {
+        a.weight[i] = active_[i] ? 1 / rules::kDelta : 0;
+        a.r_row[i] = active_[i] ? q.c[i] - rows_[i] : 0;
+      }
+      a.solve(q);
+      for (int64_t j = 0; j < q.ld; ++j) trial_.x[j] = it.x[j] + a.dx[j];
+      q.rows(trial_.x, rows_);
+      const double zero = -rules::kSign * (1 + largest(a.dual, q.N));
+      bool changed = false;
+      for (int64_t i = 0; i < q.N; ++i) {
+        const bool inequality = is_inequality(i);
+        const double s = inequality && !active_[i] ? q.c[i] - rows_[i] : 0;
+        const bool wrong = inequality && (a.dual[i] < zero || s < -rules::kSign * (1 + std::fabs(q.c[i])));
+        trial_.dual[i] = inequality ? std::fmax(a.dual[i], 0) : a.dual[i];
+        trial_.s[i] = std::fmax(s, 0);
+        active_[i] = active_[i] != wrong;
+        changed = changed || wrong;
+      }
+      const Norms reached = residuals(trial_);
+      if (reached.worst() <= tolerance) {
+        norms = reached;
+        std::swap(it, trial_);
+        return true;
+      }
+      if (!changed) return false;
+    }
+    return false;
+  }
+
+  /// Whether the multipliers prove that no x is feasible (IPM-13); they are kept in `proof`.
+  bool proves_infeasible(const Iterate& candidate) {
+    double total = 0, size = 0, gain = 0, leak = 0;
+    for (int64_t i = 0; i < q.N; ++i) {
+      const double v = is_inequality(i) ? std::fmax(candidate.dual[i], 0) : candidate.dual[i];
+      proof[i] = v;
+      total += std::fabs(v);
+      size += std::fabs(q.c[i] * v);
+      gain -= q.c[i] * v;
+    }
+    if (!(gain > 0)) return false;
+    q.adjoint(proof, Qx_);
+    for (int64_t j = 0; j < q.n; ++j) leak += std::fabs(Qx_[j]);
+    const double radius = std::fmax(std::fmax(largest(it.x, q.n), 1), size / std::fmax(total, rules::kTiny));
+    return rules::proves(gain, size, leak, radius);
+  }
+
+  /// Whether x is a direction of descent without end (IPM-14); it is kept in ray_x.
+  bool proves_unbounded(const Iterate& candidate) {
+    double total = 0, size = 0, gain = 0;
+    for (int64_t j = 0; j < q.n; ++j) {
+      total += std::fabs(candidate.x[j]);
+      size += std::fabs(q.p[j] * candidate.x[j]);
+      gain -= q.p[j] * candidate.x[j];
+    }
+    if (!(gain > 0)) return false;
+    q.quadratic(candidate.x, Qx_);
+    q.rows(candidate.x, rows_);
+    double leak = largest(Qx_, q.n);
+    for (int64_t i = 0; i < q.N; ++i) {
+      leak = std::fmax(leak, is_inequality(i) ? std::fmax(rows_[i], 0) : std::fabs(rows_[i]));
+    }
+    if (!rules::proves(gain, size, leak, std::fmax(size / std::fmax(total, rules::kTiny), 1))) return false;
+    std::copy(candidate.x, candidate.x + q.n, ray_x);
+    return true;
+  }
+
+  /// After a ray: go on with min |x|^2 / 2. The program is unbounded if it has a feasible point at all.
+  void look_for_feasible() {
+    for (int64_t i = 0; i < q.ld * q.ld; ++i) q.Q[i] = 0;
+    for (int64_t j = 0; j < q.n; ++j) q.Q[j * q.ld + j] = 1;
+    for (int64_t j = 0; j < q.ld; ++j) q.p[j] = it.x[j] = 0;
+    for (int64_t i = 0; i < q.N; ++i) {
+      it.dual[i] = is_inequality(i);
+      it.s[i] = is_inequality(i) ? std::fmax(q.c[i], 1) : 0;
+    }
+  }
+};
+
+}  // namespace optl::OPTL_ISA

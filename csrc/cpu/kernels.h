@@ -1,0 +1,47 @@
+// The kernels as each instruction set provides them, for the dispatcher, and the loop over samples they share.
+#pragma once
+
+#include "api.h"
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+namespace optl {
+
+#define OPTL_DECLARE_KERNELS(isa)                                                                                \
+  namespace isa {                                                                                                \
+  int64_t workspace_size(const QpSizes& sizes);                                                                  \
+  template <class T>                                                                                             \
+  void qp_solve(const QpSizes&, const QpProblem<T>&, double eps, int64_t max_steps, const QpResult<T>&, double*, \
+                int threads);                                                                                    \
+  template <class T>                                                                                             \
+  void qp_kkt(const QpSizes&, const QpKkt<T>&, const QpKktResult<T>&, double*, int threads);                     \
+  }
+
+OPTL_DECLARE_KERNELS(portable)
+#ifdef OPTL_DISPATCH_X86
+OPTL_DECLARE_KERNELS(avx2)
+OPTL_DECLARE_KERNELS(avx512)
+#endif
+
+#ifdef OPTL_ISA
+namespace OPTL_ISA {
+
+/// run(sample, thread) for every sample; on one thread where starting a team costs more than the work.
+template <class Run>
+void for_samples(const QpSizes& sizes, int threads, const Run& run) {
+#ifdef _OPENMP
+  const double work = static_cast<double>(sizes.batch) * static_cast<double>(sizes.n * sizes.n) *
+                      static_cast<double>(sizes.n + sizes.k + sizes.m);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1 && sizes.batch > 1 && work > 2e3)
+  for (int64_t b = 0; b < sizes.batch; ++b) run(b, omp_get_thread_num());
+#else
+  (void)threads;
+  for (int64_t b = 0; b < sizes.batch; ++b) run(b, 0);
+#endif
+}
+
+}  // namespace OPTL_ISA
+#endif
+
+}  // namespace optl

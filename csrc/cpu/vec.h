@@ -1,0 +1,86 @@
+// Vectors of doubles as wide as the instruction set, and the loops over rows that are built from them.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+// Everything below lives in a namespace named after the instruction set it is compiled for.
+#define OPTL_STRING_(x) #x
+#define OPTL_STRING(x) OPTL_STRING_(x)
+
+namespace optl::OPTL_ISA {
+
+#if defined(__AVX512F__)
+inline constexpr int kWidth = 8, kTileRows = 8, kTileVecs = 3;  // 24 of 32 registers accumulate
+#elif defined(__AVX2__)
+inline constexpr int kWidth = 4, kTileRows = 4, kTileVecs = 3;  // 12 of 16
+#else
+inline constexpr int kWidth = 2, kTileRows = 4, kTileVecs = 2;  // 8 of 16
+#endif
+/// Rows are padded with zeros to a multiple of this.
+inline constexpr int64_t kPad = kTileRows;
+inline constexpr int64_t padded(int64_t n) { return (n + kPad - 1) / kPad * kPad; }
+
+#if defined(__GNUC__)
+typedef double Vec __attribute__((vector_size(kWidth * sizeof(double))));
+inline Vec splat(double v) { return Vec{} + v; }
+#else
+struct Vec {
+  double lane[kWidth];
+  Vec& operator+=(const Vec& o) { for (int i = 0; i < kWidth; ++i) lane[i] += o.lane[i]; return *this; }
+  Vec& operator-=(const Vec& o) { for (int i = 0; i < kWidth; ++i) lane[i] -= o.lane[i]; return *this; }
+  friend Vec operator*(Vec a, const Vec& b) { for (int i = 0; i < kWidth; ++i) a.lane[i] *= b.lane[i]; return a; }
+  double operator[](int i) const { return lane[i]; }
+};
+inline Vec splat(double v) { Vec r; for (int i = 0; i < kWidth; ++i) r.lane[i] = v; return r; }
+#endif
+
+inline Vec load(const double* p) { Vec v; std::memcpy(&v, p, sizeof v); return v; }
+inline void store(double* p, const Vec& v) { std::memcpy(p, &v, sizeof v); }
+
+/// a'b over a padded length.
+inline double dot(const double* a, const double* b, int64_t n) {
+  Vec first = splat(0), second = splat(0);
+  int64_t i = 0;
+  for (; i + 2 * kWidth <= n; i += 2 * kWidth) {
+    first += load(a + i) * load(b + i);
+    second += load(a + i + kWidth) * load(b + i + kWidth);
+  }
+  for (; i < n; i += kWidth) first += load(a + i) * load(b + i);
+  first += second;
+  double sum = 0;
+  for (int l = 0; l < kWidth; ++l) sum += first[l];
+  return sum;
+}
+
+/// out += scale * a over a padded length.
+inline void axpy(double scale, const double* a, double* out, int64_t n) {
+  const Vec s = splat(scale);
+  for (int64_t i = 0; i < n; i += kWidth) {
+    Vec v = load(out + i);
+    v += s * load(a + i);
+    store(out + i, v);
+  }
+}
+
+/// max |v|; 0 of nothing, NaN where there is one.
+inline double largest(const double* v, int64_t n) {
+  double most = 0;
+  for (int64_t i = 0; i < n; ++i) most = std::fabs(v[i]) <= most ? most : std::fabs(v[i]);
+  return most;
+}
+
+/// max |a_i| b_i for b >= 0, over a padded length, by lanes so that it vectorises.
+inline double largest_scaled(const double* a, const double* b, int64_t n) {
+  double lane[kWidth] = {};
+  for (int64_t i = 0; i < n; i += kWidth) {
+    for (int l = 0; l < kWidth; ++l) {
+      const double v = std::fabs(a[i + l]) * b[i + l];
+      lane[l] = v > lane[l] ? v : lane[l];
+    }
+  }
+  return largest(lane, kWidth);
+}
+
+}  // namespace optl::OPTL_ISA

@@ -1,0 +1,45 @@
+// Constants and scalar rules of the quadratic program engine; docs/theory/qp.md derives them, reference.py repeats them.
+#pragma once
+
+#include <cmath>
+
+#ifdef __CUDACC__
+#define OPTL_HD __host__ __device__
+#else
+#define OPTL_HD
+#endif
+
+namespace optl::rules {
+
+// Active rows enter the condensed matrix with weight 1/kDelta, whose rounding, 1e-16/kDelta, has to stay below kRho.
+inline constexpr double kRho = 1e-8;    // proximal terms of the equilibrated problem (IPM-5)
+inline constexpr double kDelta = 1e-7;
+inline constexpr int kRuizPasses = 5;
+inline constexpr int kRefinements = 6;
+inline constexpr double kMargin = 0.1;       // how far from 1/2 all -ds/s must be before an active set is tried
+inline constexpr int kFlips = 2;             // corrections of a tried active set
+inline constexpr double kPolished = 1e-11;   // residual a polished solution must have
+inline constexpr double kSign = 1e-12;       // this little below zero, relative, is zero
+inline constexpr double kWeak = 1e-10;       // a multiplier this small, relative, makes its row weakly active: inactive
+inline constexpr double kCertificate = 1e6;  // a certificate must exclude every solution within this radius (IPM-13)
+inline constexpr double kTiny = 1e-300;
+
+enum Kind : unsigned char { kAbsent, kInequality, kEquality };
+
+/// 1 / (s/z + delta), bounded by 1/delta where z/s is not (IPM-6).
+OPTL_HD inline double weight(Kind kind, double s, double z) {
+  if (kind == kAbsent) return 0;
+  return kind == kEquality ? 1 / kDelta : z / (s + kDelta * z);
+}
+
+/// Nearest power of two, in logarithm: scaling by it is exact.
+OPTL_HD inline double power_of_two(double v) { return std::exp2(std::nearbyint(std::log2(v))); }
+
+OPTL_HD inline double divide(double value, double size) { return size > 0 ? value / size : value; }
+
+/// Proof of infeasibility or of an unbounded ray: the gain outweighs what leaks within `radius` times kCertificate.
+OPTL_HD inline bool proves(double gain, double size, double leak, double radius) {
+  return gain > 1e-8 * size && gain >= kCertificate * leak * radius;
+}
+
+}  // namespace optl::rules

@@ -1,0 +1,208 @@
+"""The native ops: schemas, contracts, fake kernels, vmap rules, and the only calls into the extension.
+
+On the CPU an op is the compiled kernel; on other devices, and without the extension, it is :mod:`.reference`.
+Ops are primal only: they have no derivative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import _C, reference
+
+
+class QPSolveResult(NamedTuple):
+    """What :func:`qp_solve` returns; n variables, m rows of G, k rows of A, batch B."""
+
+    x: Tensor  # (B, n)
+    y: Tensor  # (B, k)
+    z: Tensor  # (B, m)
+    z_lb: Tensor  # (B, n) or (B, 0)
+    z_ub: Tensor
+    s: Tensor  # (B, m) = h - Gx, inf where h is
+    active_G: Tensor  # (B, m) bool
+    active_lb: Tensor  # (B, n) or (B, 0) bool
+    active_ub: Tensor
+    status: Tensor  # (B,) int64, optlayers.Status
+    iterations: Tensor  # (B,) int64
+    residuals: Tensor  # (B, 3): primal, dual, complementarity
+
+
+class QPKktResult(NamedTuple):
+    """What :func:`qp_kkt` returns."""
+
+    d_x: Tensor  # (B, n)
+    d_y: Tensor  # (B, k)
+    d_z: Tensor  # (B, m), 0 at inactive rows
+    d_lb: Tensor  # (B, n) or (B, 0), 0 at inactive bounds
+    d_ub: Tensor
+    error: Tensor  # (B,) relative residual
+
+
+def qp_solve(
+    Q: Tensor,
+    p: Tensor,
+    G: Tensor,
+    h: Tensor,
+    A: Tensor,
+    b: Tensor,
+    lb: Tensor,
+    ub: Tensor,
+    eps: float,
+    max_steps: int,
+) -> QPSolveResult:
+    r"""Solve a batch of convex quadratic programs.
+
+    .. math:: \min_x \tfrac12 x^\top Q x + p^\top x \quad\text{s.t.}\quad Gx \le h,\; Ax = b,\; lb \le x \le ub
+
+    A primal-dual interior point method on equilibrated data, ended by an active-set solve that is accurate to rounding.
+    Multipliers satisfy ``Qx + p + G'z + A'y + z_ub - z_lb = 0``. Float32 data are iterated in float64.
+
+    Args:
+        Q: ``(B, n, n)`` symmetric (only so is the answer right), positive semidefinite up to rounding.
+        p: ``(B, n)``.
+        G, h: ``(B, m, n)`` and ``(B, m)``; m may be 0; h may hold inf.
+        A, b: ``(B, k, n)`` and ``(B, k)``; k may be 0; rows may depend on each other.
+        lb, ub: ``(B, n)``, or ``(B, 0)`` where there are no bounds of that kind; may hold -inf and inf.
+            A batch dimension may be expanded: shared data are read in place.
+        eps: largest relative KKT residual, natural residual ``min(s, z)`` included, of a solution.
+        max_steps: interior point steps.
+
+    Returns:
+        :class:`QPSolveResult`. ``active_*`` mark the inequalities with ``z > s``; weakly active ones are not marked.
+        A variable with ``lb = ub`` has exactly one of its bounds marked, and its multiplier split by sign. Where the
+        status is PRIMAL_INFEASIBLE the multipliers are a Farkas certificate, where it is DUAL_INFEASIBLE x is a
+        direction of unbounded descent, both of max-norm one; INVALID_INPUT and NUMERICAL_ERROR give NaN.
+
+    References: Mehrotra, "On the implementation of a primal-dual interior point method" (1992); docs/theory/qp.md.
+    """
+    return QPSolveResult(*torch.ops.optlayers.qp_solve(Q, p, G, h, A, b, lb, ub, eps, max_steps))
+
+
+def qp_kkt(
+    Q: Tensor,
+    G: Tensor,
+    A: Tensor,
+    active_G: Tensor,
+    active_lb: Tensor,
+    active_ub: Tensor,
+    r_x: Tensor,
+    r_y: Tensor,
+    r_z: Tensor,
+    r_lb: Tensor,
+    r_ub: Tensor,
+) -> QPKktResult:
+    r"""Solve a batch of symmetric systems, the KKT systems of the active rows.
+
+    .. math::
+        Q\,d_x + A^\top d_y + G^\top d_z + d_{ub} - d_{lb} = r_x, \quad A\,d_x = r_y, \quad
+        G_i d_x = r_{z,i}, \quad -d_{x,i} = r_{lb,i}, \quad d_{x,i} = r_{ub,i} \quad (i \text{ active})
+
+    Multipliers of inactive rows are 0, and what ``r`` holds there is ignored. A singular system gets the
+    least-squares solution of least norm, both measured in the equilibrated system.
+
+    Args:
+        Q, G, A: as in :func:`qp_solve`.
+        active_G, active_lb, active_ub: bool ``(B, m)``, ``(B, n)`` or ``(B, 0)``, ``(B, n)`` or ``(B, 0)``.
+        r_x, r_y, r_z, r_lb, r_ub: right-hand sides, ``(B, n)``, ``(B, k)``, and of the shapes of the masks.
+
+    Returns:
+        :class:`QPKktResult`; ``error`` is the residual relative to the right-hand side, both in max-norm and
+        equilibrated: about 1e-15, or of order one where the system contradicts itself. NaN in gives NaN out.
+    """
+    return QPKktResult(
+        *torch.ops.optlayers.qp_kkt(Q, G, A, active_G, active_lb, active_ub, r_x, r_y, r_z, r_lb, r_ub)
+    )
+
+
+_library = torch.library.Library("optlayers", "FRAGMENT")
+_library.define(
+    "qp_solve(Tensor Q, Tensor p, Tensor G, Tensor h, Tensor A, Tensor b, Tensor lb, Tensor ub, float eps, "
+    "int max_steps) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+_library.define(
+    "qp_kkt(Tensor Q, Tensor G, Tensor A, Tensor active_G, Tensor active_lb, Tensor active_ub, Tensor r_x, "
+    "Tensor r_y, Tensor r_z, Tensor r_lb, Tensor r_ub) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+
+
+def _empty_solution(Q, p, G, h, A, b, lb, ub, eps, max_steps) -> tuple[Tensor, ...]:
+    masks = [torch.empty_like(t, dtype=torch.bool, memory_format=torch.contiguous_format) for t in (h, lb, ub)]
+    floats = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (p, b, h, lb, ub, h)]
+    status, iterations = (p.new_empty(p.shape[:1], dtype=torch.int64) for _ in range(2))
+    return *floats, *masks, status, iterations, p.new_empty(p.shape[0], 3)
+
+
+def _empty_kkt(Q, G, A, active_G, active_lb, active_ub, *r) -> tuple[Tensor, ...]:
+    return *(torch.empty_like(t, memory_format=torch.contiguous_format) for t in r), r[0].new_empty(r[0].shape[0])
+
+
+def _packed(t: Tensor) -> Tensor:
+    """`t` with contiguous inner dimensions; an expanded batch dimension stays expanded."""
+    if t[0].is_contiguous():
+        return t
+    return t[:1].contiguous().expand(t.shape) if t.stride(0) == 0 else t.contiguous()
+
+
+def _run(kernel: str, sizes: tuple[int, ...], inputs: Sequence[Tensor], outputs: Sequence[Tensor], *settings) -> None:
+    """Call the extension with addresses and batch strides. The workspace lives as long as the call."""
+    inputs = [_packed(t) for t in inputs]
+    threads = min(torch.get_num_threads(), sizes[0])
+    workspace = torch.empty(threads * _C.qp_workspace(sizes), dtype=torch.float64)
+    arrays: list[int] = []
+    for t in (*inputs, *outputs):
+        arrays += (t.data_ptr(), t.stride(0))
+    suffix = "float32" if inputs[0].dtype == torch.float32 else "float64"
+    getattr(_C, f"{kernel}_{suffix}")(sizes, tuple(arrays), *settings, workspace.data_ptr(), threads)
+
+
+def _qp_solve_cpu(Q, p, G, h, A, b, lb, ub, eps: float, max_steps: int) -> tuple[Tensor, ...]:
+    outputs = _empty_solution(Q, p, G, h, A, b, lb, ub, eps, max_steps)
+    if len(Q):
+        sizes = (*p.shape, b.shape[-1], h.shape[-1], lb.shape[-1], ub.shape[-1])
+        _run("qp_solve", sizes, (Q, p, G, h, A, b, lb, ub), outputs, eps, max_steps)
+    return outputs
+
+
+def _qp_kkt_cpu(Q, G, A, active_G, active_lb, active_ub, *r) -> tuple[Tensor, ...]:
+    outputs = _empty_kkt(Q, G, A, active_G, active_lb, active_ub, *r)
+    if not len(Q):
+        return outputs
+    inputs = (Q, G, A, active_G, active_lb, active_ub, *r)
+    _run("qp_kkt", (*r[0].shape, *(t.shape[-1] for t in r[1:])), inputs, outputs)
+    return reference.redo_singular(outputs, *inputs)
+
+
+def _flatten_vmap(op):
+    """A vmap rule that makes one batch of the mapped dimension and B, keeping what is shared expanded."""
+
+    def rule(info, in_dims, *args):
+        def flatten(arg, dim):
+            if not isinstance(arg, Tensor):
+                return arg
+            if dim is None:
+                arg = arg.expand(info.batch_size, *arg.shape)
+            else:
+                arg = arg.movedim(dim, 0)
+            return arg.reshape(arg.shape[0] * arg.shape[1], *arg.shape[2:])
+
+        out = op(*(flatten(arg, dim) for arg, dim in zip(args, in_dims, strict=True)))
+        batch = info.batch_size
+        return tuple(t.reshape(batch, t.shape[0] // max(batch, 1), *t.shape[1:]) for t in out), (0,) * len(out)
+
+    return rule
+
+
+for _name, _plain, _kernel, _fake in (
+    ("qp_solve", reference.qp_solve, _qp_solve_cpu, _empty_solution),
+    ("qp_kkt", reference.qp_kkt, _qp_kkt_cpu, _empty_kkt),
+):
+    _library.impl(_name, _plain, "CompositeExplicitAutograd")
+    if _C is not None:
+        _library.impl(_name, _kernel, "CPU")
+    torch.library.register_fake(f"optlayers::{_name}", _fake, lib=_library)
+    torch.library.register_vmap(f"optlayers::{_name}", _flatten_vmap(getattr(torch.ops.optlayers, _name)), lib=_library)
