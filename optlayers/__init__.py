@@ -4,14 +4,18 @@ Solvers find points, `implicit` differentiates points, `functional` joins the tw
 """
 
 from . import linear_solve
-from ._base.status import SolveError, Status
+from ._base.status import Solution, SolveError, Status
+from .functional import QPSolution, fixed_point, solve_qp
 from .implicit import Implicit, OneStep, Unroll, custom_fixed_point, custom_root, root_jvp, root_vjp
+from .layers import QPLayer
+from .solvers import InteriorPoint, Picard
 
 __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
     # what became of each sample
+    "Solution",
     "SolveError",
     "Status",
     # linear solvers, for the backward pass and for themselves
@@ -24,4 +28,13 @@ __all__ = [
     "custom_root",
     "root_jvp",
     "root_vjp",
+    # algorithms
+    "InteriorPoint",
+    "Picard",
+    # problem in, differentiable solution out
+    "QPSolution",
+    "fixed_point",
+    "solve_qp",
+    # layers
+    "QPLayer",
 ]

@@ -26,6 +26,7 @@ FLOOR_OF = {part: level for level, parts in enumerate(FLOORS) for part in parts}
 # The public names, by floor. A new public name is one line here, one in optlayers/__init__.py, one in docs/reference.
 PUBLIC_NAMES = [
     "__version__",
+    "Solution",
     "SolveError",
     "Status",
     "linear_solve",
@@ -36,6 +37,12 @@ PUBLIC_NAMES = [
     "custom_root",
     "root_jvp",
     "root_vjp",
+    "InteriorPoint",
+    "Picard",
+    "QPSolution",
+    "fixed_point",
+    "solve_qp",
+    "QPLayer",
 ]
 
 

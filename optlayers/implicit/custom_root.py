@@ -80,7 +80,8 @@ def custom_fixed_point(
     r"""Make a solver of a fixed point ``fn(x, *args) == x`` differentiable.
 
     .. math:: x^\star = f(x^\star, \theta) \quad\Rightarrow\quad
-              \Bigl(I - \frac{\partial f}{\partial x}\Bigr)\mathrm{d}x^\star = \frac{\partial f}{\partial\theta}\,\mathrm{d}\theta
+              \Bigl(I - \frac{\partial f}{\partial x}\Bigr)\mathrm{d}x^\star
+              = \frac{\partial f}{\partial\theta}\,\mathrm{d}\theta
 
     The same as :func:`custom_root` with residual ``x - fn(x, *args)``, so that
     :class:`~optlayers.linear_solve.Neumann` with ``terms=k`` makes the gradient of ``k`` backward iterations, and
@@ -99,9 +100,7 @@ def custom_fixed_point(
     return custom_root(residual, argnums, has_aux, solve)
 
 
-def root_vjp(
-    residual: Callable[..., Any], x: Any, args: tuple, cotangent: Any, solve: Solve | None = None
-) -> tuple:
+def root_vjp(residual: Callable[..., Any], x: Any, args: tuple, cotangent: Any, solve: Solve | None = None) -> tuple:
     """The product of `cotangent` with the Jacobian of a root with respect to each of `args`: one reverse-mode step.
 
     Args:
@@ -150,8 +149,8 @@ def _argument_positions(argnums: int | Sequence[int] | None) -> list[int] | None
     positions = [argnums] if isinstance(argnums, int) else list(argnums)
     if any(position < 1 for position in positions):
         raise ValueError(
-            f"custom_root: argnums={argnums} names position 0, the initial guess, or a negative one; expected positions "
-            f"from 1 on. The initial guess gets no gradient, since the root does not depend on it."
+            f"custom_root: argnums={argnums} names position 0, the initial guess, or a negative one; expected "
+            f"positions from 1 on. The initial guess gets no gradient, since the root does not depend on it."
         )
     return [position - 1 for position in positions]
 

@@ -1,4 +1,4 @@
-r"""The one gradient rule: the derivative of a root ``x(theta)`` of ``F(x, theta) = 0`` by the implicit function theorem.
+r"""The one gradient rule: the implicit function theorem for a root ``x(theta)`` of ``F(x, theta) = 0``.
 
 With ``A = dF/dx`` and ``B = dF/dtheta`` at the solution (IFT-2),
 
@@ -73,15 +73,14 @@ class Adjoint(Rule):
 
 def pull_back(fn, at: Sequence[Tensor], cotangent: Sequence[Tensor]) -> list[Tensor]:
     """``J' cotangent`` for the Jacobian of `fn` at `at`."""
-    _, pull = vjp(fn, *at)
-    return list(pull(list(cotangent)))
+    return list(vjp(fn, *at)[1](list(cotangent)))
 
 
 def push_forward(fn, at: Sequence[Tensor], tangent: Sequence[Tensor]) -> list[Tensor]:
     """``J tangent`` by two pull-backs: forward mode does not nest inside ``Function.jvp``."""
-    values, pull = vjp(fn, *at)
-    _, push = vjp(lambda *cotangent: pull(list(cotangent)), *[torch.zeros_like(value) for value in values])
-    return list(push(tuple(tangent)))
+    values, pull = vjp(fn, *at)[:2]
+    zeros = [torch.zeros_like(value) for value in values]
+    return list(vjp(lambda *cotangent: pull(list(cotangent)), *zeros)[1](tuple(tangent)))
 
 
 def solve_adjoint(rule: Rule, x: list[Tensor], args: list[Tensor], rhs: list[Tensor], transpose: bool) -> list[Tensor]:
@@ -107,11 +106,13 @@ def reverse(
 
 def forward(rule: Rule, x: list[Tensor], args: list[Tensor], tangents: Sequence[Tensor | None]) -> list[Tensor]:
     """``dx = -A^-1 B dtheta``; `x` is attached to `args`, None is a tangent of zero."""
-    where = [i for i, may in enumerate(rule.differentiable) if may and tangents[i] is not None]
-    if not where:
+    moving = {
+        i: t for i, (t, may) in enumerate(zip(tangents, rule.differentiable, strict=True)) if may and t is not None
+    }
+    if not moving:
         return [torch.zeros_like(value) for value in x]
-    residual = _residual_of(rule, x, args, where)
-    change = push_forward(residual, [args[i] for i in where], [tangents[i] for i in where])
+    residual = _residual_of(rule, x, args, list(moving))
+    change = push_forward(residual, [args[i] for i in moving], list(moving.values()))
     return solve_adjoint(rule, x, args, [-c for c in change], transpose=False)
 
 

@@ -1,4 +1,4 @@
-"""Whether derivatives are being recorded, and how to switch that off: all this library needs to know of torch's inside."""
+"""Whether derivatives are being recorded, and how to pause that: all that is needed of torch's inside."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType, is_functorch_wrapped_tensor
+from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.autograd import forward_ad
 
 
@@ -17,7 +19,7 @@ def recording() -> bool:
 
 def tracked(tensor: Tensor) -> bool:
     """True if some transform differentiates with respect to `tensor`, or batches it."""
-    if tensor.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+    if tensor.requires_grad or is_functorch_wrapped_tensor(tensor):
         return True
     return forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None
 
@@ -42,9 +44,6 @@ def forbid_nested_forward(name: str) -> None:
 
     torch disables forward mode inside ``Function.jvp``, so that a jvp of a jvp loses its mixed terms without a word.
     """
-    from torch._C._functorch import TransformType
-    from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
-
     levels = [level for level in retrieve_all_functorch_interpreters() if level.key() == TransformType.Jvp]
     if len(levels) > 1:
         raise RuntimeError(

@@ -1,0 +1,276 @@
+"""Quadratic programs: a batch of them to a differentiable solution."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._base.checks import broadcast_batch, check_shape, check_tensors
+from .._base.loop import can_read
+from .._base.status import Status, solve_error
+from .._native import ops
+from ..implicit import Adjoint, Implicit, Unroll
+from ..implicit.residual import ResidualRule
+from ..implicit.rule import Rule, attach
+from ..implicit.tracking import paused
+from ..linear_solve import ConvergenceWarning
+from ..solvers import InteriorPoint
+
+
+class QPSolution(NamedTuple):
+    """Solutions of a batch of quadratic programs; all but the last three are differentiable.
+
+    Attributes:
+        x: ``(*, n)`` the minimizer.
+        y: ``(*, k)`` multipliers of ``Ax = b``.
+        z: ``(*, m)`` multipliers of ``Gx <= h``, nonnegative.
+        z_lb, z_ub: ``(*, n)`` multipliers of the bounds, nonnegative; ``(*, 0)`` where no bound was given.
+        s: ``(*, m)`` slacks ``h - Gx``.
+        status: ``(*)`` int64, one :class:`~optlayers.Status` per sample.
+        iterations: ``(*)`` int64, factorizations taken.
+        residuals: ``(*, 3)`` relative residuals: primal, dual, complementarity.
+    """
+
+    x: Tensor
+    y: Tensor
+    z: Tensor
+    z_lb: Tensor
+    z_ub: Tensor
+    s: Tensor
+    status: Tensor
+    iterations: Tensor
+    residuals: Tensor
+
+
+def solve_qp(
+    Q: Tensor,
+    p: Tensor,
+    G: Tensor | None = None,
+    h: Tensor | None = None,
+    A: Tensor | None = None,
+    b: Tensor | None = None,
+    *,
+    lb: Tensor | None = None,
+    ub: Tensor | None = None,
+    solver: InteriorPoint = InteriorPoint(),
+    adjoint: Adjoint = Implicit(),
+    throw: bool = True,
+) -> QPSolution:
+    r"""Solve a batch of convex quadratic programs.
+
+    .. math:: \min_x\ \tfrac12 x^\top Q x + p^\top x \quad\text{s.t.}\quad Gx \le h,\; Ax = b,\; l \le x \le u
+
+    Differentiable in every tensor argument, in both modes, at any order, in ``x``, ``s`` and all multipliers. An
+    argument without batch dimensions is shared by the batch, and its gradient is the sum over it.
+
+    Where the solution is not differentiable, or not unique, the derivative is a selection: a weakly active constraint
+    (zero slack, zero multiplier) counts as inactive, and a singular KKT system is solved in the least-squares sense
+    with least norm, with a warning if its residual says that no derivative exists.
+
+    Args:
+        Q: ``(*, n, n)`` positive semidefinite; only its symmetric part enters.
+        p: ``(*, n)``.
+        G, h: ``(*, m, n)`` and ``(*, m)``; ``h`` may hold ``inf``.
+        A, b: ``(*, k, n)`` and ``(*, k)``; rows may be dependent.
+        lb, ub: ``(*, n)`` bounds, which may be infinite, and equal to fix a variable.
+        solver: the algorithm and its tolerance.
+        adjoint: :class:`~optlayers.Implicit` (exact) or :class:`~optlayers.Unroll` (through the iterations).
+        throw: raise :class:`~optlayers.SolveError` if a sample fails. Otherwise, and where values cannot be read
+            (vmap, torch.func, torch.compile), a failed sample has NaN in ``x`` and ``s``, zero gradient, and its reason
+            in ``status``; its multipliers hold the certificate of infeasibility.
+
+    Returns:
+        :class:`QPSolution`, with the dtype and device of the arguments.
+
+    Raises:
+        TypeError: an argument is no tensor.
+        ValueError: shapes, dtypes or devices that do not fit.
+        SolveError: a sample is infeasible, unbounded, invalid or did not converge, and ``throw`` is set.
+
+    References: Amos and Kolter, "OptNet" (2017); Mehrotra (1992); Schwan et al., "PIQP" (2023).
+    """
+    batch, data = _flat_data(Q, p, G, h, A, b, lb, ub)
+    if isinstance(adjoint, Implicit):
+        with paused():
+            values = solver(data)
+    elif adjoint == Unroll():
+        values = solver.unrolled(data)
+    else:
+        raise ValueError(
+            f"solve_qp: adjoint is {adjoint!r}; expected ol.Implicit(...) or ol.Unroll(). The others need a fixed-point "
+            f"map, which an interior-point method does not have."
+        )
+    *solution, s, active_G, active_lb, active_ub, status, iterations, residuals = values
+
+    readable = can_read(status)
+    solved = status == Status.SOLVED
+    all_solved = readable and bool(solved.all())
+    if throw and readable and not all_solved:
+        raise solve_error("solve_qp", status.reshape(batch), residuals.reshape(*batch, 3))
+
+    certificates = solution
+    if not all_solved:
+        data, solution = _neutral(solved, data), [_where(solved, value, 0.0) for value in solution]
+    if isinstance(adjoint, Implicit):
+        active = [_where(solved, mask, False) for mask in (active_G, active_lb, active_ub)]
+        solution = attach(_rule(adjoint), solution, [*data, *active])
+    s = data[3] - torch.einsum("bmn,bn->bm", data[2], solution[0])
+    if not all_solved:
+        certificates = [torch.full_like(solution[0], torch.nan), *certificates[1:]]
+        solution = [torch.where(solved[:, None], *pair) for pair in zip(solution, certificates, strict=True)]
+        s = torch.where(solved[:, None], s, torch.nan)
+    shaped = [value.reshape(*batch, *value.shape[1:]) for value in (*solution, s, status, iterations, residuals)]
+    return QPSolution(*shaped)
+
+
+def _flat_data(Q, p, G, h, A, b, lb, ub) -> tuple[torch.Size, list[Tensor]]:
+    """Check the arguments; give each exactly one batch dimension, without copying a shared one."""
+    named = {"Q": Q, "p": p, "G": G, "h": h, "A": A, "b": b, "lb": lb, "ub": ub}
+    for name in ("Q", "p"):
+        if named[name] is None:
+            raise TypeError(f"solve_qp: {name} is None; expected a tensor (zeros, if the objective has no such term).")
+    check_tensors("solve_qp", named)
+    check_shape("solve_qp", "p", p, ("n",))
+    n = p.shape[-1]
+    check_shape("solve_qp", "Q", Q, (n, n), f", since p has {n} entries")
+    for matrix, vector, rows in (("G", "h", "m"), ("A", "b", "k")):
+        given = [name for name in (matrix, vector) if named[name] is not None]
+        if len(given) == 1:
+            raise ValueError(
+                f"solve_qp: {given[0]} is given without {({matrix, vector} - set(given)).pop()}; give both."
+            )
+        if given:
+            check_shape("solve_qp", matrix, named[matrix], (rows, n), f", since p has {n} entries")
+            size = named[matrix].shape[-2]
+            check_shape("solve_qp", vector, named[vector], (size,), f", since {matrix} has {size} rows")
+    for name in ("lb", "ub"):
+        if named[name] is not None:
+            check_shape("solve_qp", name, named[name], (n,), f", since p has {n} entries")
+    matrices = ("Q", "G", "A")
+    batch = broadcast_batch("solve_qp", {name: (t, 2 if name in matrices else 1) for name, t in named.items()})
+
+    named["Q"] = 0.5 * (Q + Q.mT)
+    for matrix, vector in (("G", "h"), ("A", "b")):
+        if named[matrix] is None:
+            named[matrix], named[vector] = p.new_zeros(0, n), p.new_zeros(0)
+    for name in ("lb", "ub"):
+        if named[name] is None:
+            named[name] = p.new_zeros(0)
+    flat = []
+    for name, tensor in named.items():
+        own = tensor.shape[-2:] if name in matrices else tensor.shape[-1:]
+        flat.append(tensor.expand(*batch, *own).reshape(batch.numel(), *own))
+    return batch, flat
+
+
+def _where(mask: Tensor, value: Tensor, other: float | bool) -> Tensor:
+    return torch.where(mask.reshape(-1, *[1] * (value.dim() - 1)), value, other)
+
+
+def _neutral(solved: Tensor, data: Sequence[Tensor]) -> list[Tensor]:
+    """Replace the data of failed samples, so that whatever is in them (NaN, say) cannot reach a gradient."""
+    Q, *others = data
+    identity = torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)
+    return [torch.where(solved[:, None, None], Q, identity), *[_where(solved, value, 0.0) for value in others]]
+
+
+def residual(point: Sequence[Tensor], args: Sequence[Tensor]) -> list[Tensor]:
+    """The KKT residual on a fixed active set (QP-3): ``point = (x, y, z, z_lb, z_ub)``, polynomial, square."""
+    x, y, z, z_lb, z_ub = point
+    Q, p, G, h, A, b, lb, ub, active_G, active_lb, active_ub = args
+    stationarity = _mv(Q, x) + p + _mv(G.mT, z) + _mv(A.mT, y)
+    if lb.shape[-1]:
+        stationarity = stationarity - z_lb
+    if ub.shape[-1]:
+        stationarity = stationarity + z_ub
+    return [
+        stationarity,
+        _mv(A, x) - b,
+        torch.where(active_G, _mv(G, x) - h, z),
+        torch.where(active_lb, lb - x, z_lb) if lb.shape[-1] else z_lb,
+        torch.where(active_ub, x - ub, z_ub) if ub.shape[-1] else z_ub,
+    ]
+
+
+class QPRule(Rule):
+    """The KKT system of a QP on its active set, solved by the native factorization (QP-4)."""
+
+    differentiable = [True] * 8 + [False] * 3
+
+    def residual(self, x, args):
+        return residual(x, args)
+
+    def solve_linear(self, x, args, rhs, transpose):
+        Q, _, G, _, A, _, lb, ub, *active = args
+        r_x, r_y, *r_z = rhs
+        if not transpose:  # rows of inactive constraints read d_z = r_z, and d_z enters stationarity
+            inactive = [torch.where(mask, 0.0, r) for mask, r in zip(active, r_z, strict=True)]
+            r_x = r_x - _constraints_transposed(G, lb, ub, inactive)
+        d_x, d_y, *d_z, error = ops.qp_kkt(Q, G, A, *active, r_x, r_y, *r_z)
+        _warn_if_singular(error, Q.dtype)
+        if transpose:
+            rows = [_mv(G, d_x), -d_x if lb.shape[-1] else lb, d_x if ub.shape[-1] else ub]
+            inactive = [r - row for r, row in zip(r_z, rows, strict=True)]
+        merged = [torch.where(mask, d, i) for mask, d, i in zip(active, d_z, inactive, strict=True)]
+        return [d_x, d_y, *merged]
+
+    def vjp(self, x, args, cotangent, needed):
+        u_x, u_y, *u_z = self.solve_linear(x, args, cotangent, transpose=True)
+        x, y, z, _, _ = x
+        active_G, active_lb, active_ub = args[8:]
+        u_G, u_lb, u_ub = (
+            torch.where(mask, u, 0.0) for mask, u in zip((active_G, active_lb, active_ub), u_z, strict=True)
+        )
+        products = [
+            lambda: -_outer(u_x, x),
+            lambda: -u_x,
+            lambda: -_outer(z, u_x) - _outer(u_G, x),
+            lambda: u_G,
+            lambda: -_outer(y, u_x) - _outer(u_y, x),
+            lambda: u_y,
+            lambda: -u_lb,
+            lambda: u_ub,
+        ]
+        return [product() if need else None for product, need in zip(products, needed, strict=False)] + [None] * 3
+
+
+def _rule(adjoint: Implicit) -> Rule:
+    if adjoint.linear_solve is None:
+        return QPRule()
+    return ResidualRule(residual, list, adjoint.linear_solve, QPRule.differentiable)
+
+
+def _mv(matrix: Tensor, vector: Tensor) -> Tensor:
+    return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
+
+
+def _outer(left: Tensor, right: Tensor) -> Tensor:
+    return left.unsqueeze(-1) * right.unsqueeze(-2)
+
+
+def _constraints_transposed(G: Tensor, lb: Tensor, ub: Tensor, z: Sequence[Tensor]) -> Tensor:
+    """``G'z - z_lb + z_ub``."""
+    total = _mv(G.mT, z[0])
+    if lb.shape[-1]:
+        total = total - z[1]
+    if ub.shape[-1]:
+        total = total + z[2]
+    return total
+
+
+def _warn_if_singular(error: Tensor, dtype: torch.dtype) -> None:
+    tolerance = 1e-6 if dtype == torch.float64 else 1e-2
+    if not can_read(error) or not bool((error > tolerance).any()):
+        return
+    samples = (error > tolerance).nonzero().flatten().tolist()
+    warnings.warn(
+        f"solve_qp: no exact derivative exists for samples {samples[:10]}: their KKT system is singular (the solution "
+        f"or its multipliers are not unique), with relative residual {error.max().item():.1e}. The least-squares one "
+        f"of least norm was used. Make Q positive definite, or remove dependent constraints.",
+        ConvergenceWarning,
+        stacklevel=2,
+    )

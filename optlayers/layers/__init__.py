@@ -1,0 +1,5 @@
+"""Optimization problems as modules."""
+
+from .qp import QPLayer
+
+__all__ = ["QPLayer"]

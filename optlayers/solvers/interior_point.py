@@ -1,0 +1,38 @@
+"""The primal-dual interior-point method for dense batched quadratic programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .._native import ops, reference
+
+
+@dataclass(frozen=True)
+class InteriorPoint:
+    """Mehrotra's predictor-corrector method with proximal regularization, equilibration and an active-set polish.
+
+    Args:
+        eps: relative tolerance on the unscaled KKT residuals. None: 1e-10 in float64, 1e-5 in float32.
+        max_steps: limit on the factorizations per sample.
+
+    References: Mehrotra (1992); Schwan et al., "PIQP" (2023). See the page on the QP method, (IPM-1) onwards.
+    """
+
+    eps: float | None = None
+    max_steps: int = 100
+
+    def tolerance(self, dtype: torch.dtype) -> float:
+        """`eps`, or the default of the dtype."""
+        return self.eps if self.eps is not None else (1e-10 if dtype == torch.float64 else 1e-5)
+
+    def __call__(self, data: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Solve for ``(Q, p, G, h, A, b, lb, ub)``, each with one batch dimension; see :func:`ops.qp_solve`."""
+        return ops.qp_solve(*data, self.tolerance(data[0].dtype), self.max_steps)
+
+    def unrolled(self, data: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The same in plain torch operations, on the tape and without the polish, which would leave it."""
+        return reference.qp_solve(*data, self.tolerance(data[0].dtype), self.max_steps, polish=False)
