@@ -16,7 +16,7 @@ struct Iterate {
 
 struct Norms {
   double primal = 0, dual = 0, gap = 0;
-  double worst() const { return std::fmax(primal, std::fmax(dual, gap)); }
+  double worst() const { return rules::larger(primal, rules::larger(dual, gap)); }
 };
 
 class InteriorPoint {
@@ -119,7 +119,7 @@ class InteriorPoint {
     const double terms = std::fmax(std::fmax(largest(Qx_, q.n), largest(r_x_, q.n)), largest(q.p, q.n));
     const double top = 1 + largest(at.dual, q.N);
     Norms out;
-    const auto raise = [](double& most, double v) { most = std::fabs(v) <= most ? most : std::fabs(v); };  // NaN stays
+    const auto raise = [](double& most, double v) { most = rules::larger(most, std::fabs(v)); };
     for (int64_t j = 0; j < q.ld; ++j) {
       r_x_[j] += Qx_[j] + q.p[j];
       if (j < q.n) raise(out.dual, r_x_[j] / (std::fmin(q.column[j], 1) + terms));

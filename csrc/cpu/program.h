@@ -187,7 +187,7 @@ struct ActiveSet {
   double solve(Program& q) {
     for (int64_t j = 0; j < q.ld; ++j) dx[j] = 0, e_x[j] = r_x[j];
     for (int64_t i = 0; i < q.N; ++i) dual[i] = 0, e_row[i] = r_row[i];
-    double best = std::fmax(largest(r_x, q.n), largest(r_row, q.N));
+    double best = rules::larger(largest(r_x, q.n), largest(r_row, q.N));
     if (!q.factor(weight, factor)) return std::numeric_limits<double>::infinity();
     for (int pass = 0; pass < rules::kRefinements; ++pass) {
       for (int64_t i = 0; i < q.N; ++i) moved[i] = weight[i] * e_row[i];
@@ -202,7 +202,7 @@ struct ActiveSet {
       q.rows(new_x, moved);
       for (int64_t j = 0; j < q.ld; ++j) e_x[j] = r_x[j] - e_x[j] - step[j];
       for (int64_t i = 0; i < q.N; ++i) e_row[i] = weight[i] != 0 ? r_row[i] - moved[i] : 0;
-      const double error = std::fmax(largest(e_x, q.n), largest(e_row, q.N));
+      const double error = rules::larger(largest(e_x, q.n), largest(e_row, q.N));
       if (!(error < best)) break;
       for (int64_t j = 0; j < q.ld; ++j) dx[j] = new_x[j];
       for (int64_t i = 0; i < q.N; ++i) dual[i] = new_dual[i];

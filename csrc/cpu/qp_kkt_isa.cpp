@@ -34,7 +34,7 @@ void solve_sample(const QpSizes& sizes, const QpKkt<T>& in, const QpKktResult<T>
                                          : in.r_ub[b] + (i - q.dense - q.lower);
     system.r_row[i] = q.kind[i] ? q.row[i] * static_cast<double>(*r) : 0;
   }
-  const double size = std::fmax(largest(system.r_x, q.n), largest(system.r_row, q.N));
+  const double size = rules::larger(largest(system.r_x, q.n), largest(system.r_row, q.N));
   *out.error[b] = static_cast<T>(rules::divide(system.solve(q), size));
   for (int64_t j = 0; j < q.n; ++j) out.d_x[b][j] = static_cast<T>(q.column[j] * system.dx[j]);
   for (int64_t i = 0; i < q.N; ++i) {

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "optlayers/qp_rules.h"
+
 // Everything below lives in a namespace named after the instruction set it is compiled for.
 #define OPTL_STRING_(x) #x
 #define OPTL_STRING(x) OPTL_STRING_(x)
@@ -67,7 +69,7 @@ inline void axpy(double scale, const double* a, double* out, int64_t n) {
 /// max |v|; 0 of nothing, NaN where there is one.
 inline double largest(const double* v, int64_t n) {
   double most = 0;
-  for (int64_t i = 0; i < n; ++i) most = std::fabs(v[i]) <= most ? most : std::fabs(v[i]);
+  for (int64_t i = 0; i < n; ++i) most = rules::larger(most, std::fabs(v[i]));
   return most;
 }
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 import torch  # first: the kernels then share its OpenMP runtime
 
 __all__ = ["available", "why_not"]
 
+_C: Any = None
 try:
-    from . import _C  # type: ignore[attr-defined]
+    _C = import_module("._C", __name__)
 except ImportError as error:
-    _C = None
-    _reason = f"the extension could not be loaded ({error})"
+    _reason: str | None = f"the extension could not be loaded ({error})"
 else:
     _reason = None
 

@@ -114,9 +114,7 @@ def qp_kkt(
         :class:`QPKktResult`; ``error`` is the residual relative to the right-hand side, both in max-norm and
         equilibrated: about 1e-15, or of order one where the system contradicts itself. NaN in gives NaN out.
     """
-    return QPKktResult(
-        *torch.ops.optlayers.qp_kkt(Q, G, A, active_G, active_lb, active_ub, r_x, r_y, r_z, r_lb, r_ub)
-    )
+    return QPKktResult(*torch.ops.optlayers.qp_kkt(Q, G, A, active_G, active_lb, active_ub, r_x, r_y, r_z, r_lb, r_ub))
 
 
 _library = torch.library.Library("optlayers", "FRAGMENT")

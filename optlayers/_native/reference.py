@@ -5,7 +5,7 @@ Everything runs in float64, whatever the dtype of the data; equations (IPM-n) st
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -87,12 +87,20 @@ def qp_kkt(Q, G, A, active_G, active_lb, active_ub, r_x, r_y, r_z, r_lb, r_ub) -
 
 
 def redo_singular(solution: tuple[Tensor, ...], *arguments: Tensor) -> tuple[Tensor, ...]:
-    """Put the least-squares answer of :func:`qp_kkt_least_squares` where the residual of `solution` says singular."""
-    singular = solution[-1] > singular_tolerance(solution[0].dtype)
-    if surely_none(singular) or not can_read(singular):
+    """Give samples whose residual in `solution` is not small the answer of :func:`qp_kkt_least_squares`, or NaN.
+
+    NaN where the data that count are not finite: eigenvalues exist of numbers only.
+    """
+    doubtful = ~(solution[-1] <= singular_tolerance(solution[0].dtype))
+    if surely_none(doubtful) or not can_read(doubtful):
         return solution
-    index = singular.nonzero().squeeze(-1)
+    Q, G, A, active_G, active_lb, active_ub, r_x, r_y, r_z, r_lb, r_ub = arguments
+    masked = ((active_G.unsqueeze(-1), G), (active_G, r_z), (active_lb, r_lb), (active_ub, r_ub))
+    read = [Q, A, r_x, r_y, *(torch.where(mask, t, 0.0) for mask, t in masked)]
+    finite = torch.cat([t.isfinite().flatten(1) for t in read], -1).all(-1)
+    index = (doubtful & finite).nonzero().squeeze(-1)
     redone = qp_kkt_least_squares(*(t[index] for t in arguments))
+    solution = choose(doubtful & ~finite, tuple(torch.full_like(t, torch.nan) for t in solution), solution)
     return tuple(old.index_put((index,), new) for old, new in zip(solution, redone, strict=True))
 
 
@@ -304,8 +312,9 @@ def _certificates(program: Program, it: Iterate, move: Iterate) -> tuple[Iterate
         weight, size = d.abs().sum(-1, keepdim=True), (program.p * d).abs().sum(-1, keepdim=True)
         gain = -(program.p * d).sum(-1, keepdim=True)
         outward = program.rows(d)
-        leak = torch.maximum(largest(torch.where(program.inequality, outward.clamp(min=0), outward)),
-                             largest(program.quadratic(d)))
+        leak = torch.maximum(
+            largest(torch.where(program.inequality, outward.clamp(min=0), outward)), largest(program.quadratic(d))
+        )
         radius = (size / weight.clamp(min=1e-300)).clamp(min=1)
         holds = ((gain > 1e-8 * size) & (gain >= CERTIFICATE * leak * radius)).squeeze(-1)
         proof = choose(holds & ~dual, proof._replace(x=d), proof)
@@ -369,7 +378,7 @@ def _valid(Q, p, G, h, A, b, lb, ub, eps: float) -> Tensor:
 
 
 def _replace_invalid(valid: Tensor, Q, p, G, h, A, b, lb, ub) -> list[Tensor]:
-    """The data, with min |x|^2 / 2 in place of an invalid sample: NaN times zero would reach its neighbours' gradients."""
+    """The data, with min |x|^2 / 2 in place of an invalid sample, whose NaN would reach shared gradients."""
     identity = torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device).expand_as(Q)
     harmless = [identity, *map(torch.zeros_like, (p, G, h, A, b))]
     harmless += [torch.full_like(lb, -torch.inf), torch.full_like(ub, torch.inf)]
