@@ -96,6 +96,7 @@ def small_solve(upper: Tensor, rhs: Tensor) -> Tensor:
     """Back substitution that leaves out a vanishing pivot, which a singular ``A`` has, with its unknown at 0."""
     pivots = upper.diagonal(dim1=-2, dim2=-1)
     eps = torch.finfo(upper.dtype).eps
-    void = pivots.abs() <= upper.shape[-1] * eps * pivots.abs().amax(-1, keepdim=True)
+    # The pivot of a singular A is not zero but some rounding; dividing by it would drown the whole cycle.
+    void = pivots.abs() <= 100 * upper.shape[-1] * eps * pivots.abs().amax(-1, keepdim=True)
     upper = upper + torch.diag_embed(torch.where(void, 1.0 - pivots, 0.0))
     return torch.linalg.solve_triangular(upper, torch.where(void[..., None], 0.0, rhs), upper=True)
