@@ -14,8 +14,7 @@ inline void accumulate(const double* L, const double* R, int64_t ld, int64_t cou
     for (int a = 0; a < kTileRows; ++a) {
       const Vec left = splat(L[a]);
       for (int v = 0; v < V; ++v) {
-        if constexpr (kAdd) acc[a][v] += left * right[v];
-        else acc[a][v] -= left * right[v];
+        acc[a][v] = kAdd ? multiply_add(left, right[v], acc[a][v]) : subtract_product(left, right[v], acc[a][v]);
       }
     }
   }
@@ -41,7 +40,7 @@ inline void panel(const double* Q, const double* S, int64_t rows, double* U, con
   for (int a = 0; a < kTileRows; ++a) {
     for (int b = 0; b < a; ++b) {
       const Vec factor = splat(U[(i + b) * ld + i + a]);
-      for (int v = 0; v < V; ++v) acc[a][v] -= factor * acc[b][v];
+      for (int v = 0; v < V; ++v) acc[a][v] = subtract_product(factor, acc[b][v], acc[a][v]);
     }
     for (int v = 0; v < V; ++v) {
       acc[a][v] = acc[a][v] * splat(inverse[i + a]);

@@ -47,7 +47,7 @@ class InteriorPoint {
       norms = residuals(it);
       if (norms.worst() <= eps) {
         for (int64_t i = 0; i < q.N; ++i) guess_[i] = is_equality(i) || (is_inequality(i) && it.dual[i] > it.s[i]);
-        polish(std::fmax(norms.worst(), rules::kPolished), 1);
+        polish(rules::most(norms.worst(), rules::kPolished), 1);
         return solved();
       }
       if (step == max_steps) return unbounded ? kDualInfeasible : kMaxSteps;
@@ -105,8 +105,8 @@ class InteriorPoint {
     q.rows(it.x, rows_);
     for (int64_t i = 0; i < q.N; ++i) {
       const double violation = weight_[i] * (rows_[i] - q.c[i]);
-      it.dual[i] = is_inequality(i) ? std::fmax(violation, 1) : violation;
-      it.s[i] = is_inequality(i) ? std::fmax(-violation, 1) : 0;
+      it.dual[i] = is_inequality(i) ? rules::most(violation, 1) : violation;
+      it.s[i] = is_inequality(i) ? rules::most(-violation, 1) : 0;
     }
     return true;
   }
@@ -116,19 +116,19 @@ class InteriorPoint {
     q.quadratic(at.x, Qx_);
     q.adjoint(at.dual, r_x_);
     q.rows(at.x, rows_);
-    const double terms = std::fmax(std::fmax(largest(Qx_, q.n), largest(r_x_, q.n)), largest(q.p, q.n));
+    const double terms = rules::most(rules::most(largest(Qx_, q.n), largest(r_x_, q.n)), largest(q.p, q.n));
     const double top = 1 + largest(at.dual, q.N);
     Norms out;
     const auto raise = [](double& most, double v) { most = rules::larger(most, std::fabs(v)); };
     for (int64_t j = 0; j < q.ld; ++j) {
       r_x_[j] += Qx_[j] + q.p[j];
-      if (j < q.n) raise(out.dual, r_x_[j] / (std::fmin(q.column[j], 1) + terms));
+      if (j < q.n) raise(out.dual, r_x_[j] / (rules::least(q.column[j], 1) + terms));
     }
     for (int64_t i = 0; i < q.N; ++i) {
       r_row_[i] = q.kind[i] ? rows_[i] + at.s[i] - q.c[i] : 0;
-      const double unit = std::fmin(q.row[i], 1) + std::fabs(q.c[i]);
+      const double unit = rules::least(q.row[i], 1) + std::fabs(q.c[i]);
       raise(out.primal, r_row_[i] / (unit + std::fabs(rows_[i])));
-      if (is_inequality(i)) raise(out.gap, std::fmin(at.s[i] / unit, at.dual[i] / top));
+      if (is_inequality(i)) raise(out.gap, rules::least(at.s[i] / unit, at.dual[i] / top));
     }
     return out;
   }
@@ -162,31 +162,31 @@ class InteriorPoint {
     double length = 1;
     for (int64_t i = 0; i < q.N; ++i) {
       if (!is_inequality(i)) continue;
-      if (move.s[i] < 0) length = std::fmin(length, -it.s[i] / move.s[i]);
-      if (move.dual[i] < 0) length = std::fmin(length, -it.dual[i] / move.dual[i]);
+      if (move.s[i] < 0) length = rules::least(length, -it.s[i] / move.s[i]);
+      if (move.dual[i] < 0) length = rules::least(length, -it.dual[i] / move.dual[i]);
     }
     return length;
   }
 
   /// Mehrotra's second-order correction and centering, from the affine step in `move`, into r_gap_ (IPM-8).
   void correct() {
-    const double ratio = mean_gap(step_length()) / std::fmax(mean_gap(0), 1e-200);
-    const double sigma = std::pow(std::fmin(std::fmax(ratio, 0), 1), 3);
-    const double target = std::fmax(sigma * mean_gap(0), 1e-30);
+    const double ratio = mean_gap(step_length()) / rules::most(mean_gap(0), 1e-200);
+    const double sigma = std::pow(rules::least(rules::most(ratio, 0), 1), 3);
+    const double target = rules::most(sigma * mean_gap(0), 1e-30);
     for (int64_t i = 0; i < q.N; ++i) r_gap_[i] = it.s[i] * it.dual[i] + move.s[i] * move.dual[i] - target;
   }
 
   /// Go almost to the boundary; nearer, the smaller the gap.
   void advance() {
     double length = step_length();
-    if (length < 1) length *= std::fmax(1 - mean_gap(0), 0.995);
+    if (length < 1) length *= rules::most(1 - mean_gap(0), 0.995);
     for (int64_t j = 0; j < q.n; ++j) it.x[j] += length * move.x[j];
     for (int64_t i = 0; i < q.N; ++i) {
       it.s[i] += length * move.s[i];
       it.dual[i] += length * move.dual[i];
       if (!is_inequality(i)) continue;
-      it.s[i] = std::fmax(it.s[i], rules::kTiny);
-      it.dual[i] = std::fmax(it.dual[i], rules::kTiny);
+      it.s[i] = rules::most(it.s[i], rules::kTiny);
+      it.dual[i] = rules::most(it.dual[i], rules::kTiny);
     }
   }
 
@@ -230,8 +230,8 @@ class InteriorPoint {
         const bool inequality = is_inequality(i);
         const double s = inequality && !active_[i] ? q.c[i] - rows_[i] : 0;
         const bool wrong = inequality && (a.dual[i] < zero || s < -rules::kSign * (1 + std::fabs(q.c[i])));
-        trial_.dual[i] = inequality ? std::fmax(a.dual[i], 0) : a.dual[i];
-        trial_.s[i] = std::fmax(s, 0);
+        trial_.dual[i] = inequality ? rules::most(a.dual[i], 0) : a.dual[i];
+        trial_.s[i] = rules::most(s, 0);
         active_[i] = active_[i] != wrong;
         changed = changed || wrong;
       }
@@ -250,7 +250,7 @@ class InteriorPoint {
   bool proves_infeasible(const Iterate& candidate) {
     double total = 0, size = 0, gain = 0, leak = 0;
     for (int64_t i = 0; i < q.N; ++i) {
-      const double v = is_inequality(i) ? std::fmax(candidate.dual[i], 0) : candidate.dual[i];
+      const double v = is_inequality(i) ? rules::most(candidate.dual[i], 0) : candidate.dual[i];
       proof[i] = v;
       total += std::fabs(v);
       size += std::fabs(q.c[i] * v);
@@ -259,7 +259,7 @@ class InteriorPoint {
     if (!(gain > 0)) return false;
     q.adjoint(proof, Qx_);
     for (int64_t j = 0; j < q.n; ++j) leak += std::fabs(Qx_[j]);
-    const double radius = std::fmax(std::fmax(largest(it.x, q.n), 1), size / std::fmax(total, rules::kTiny));
+    const double radius = rules::most(rules::most(largest(it.x, q.n), 1), size / rules::most(total, rules::kTiny));
     return rules::proves(gain, size, leak, radius);
   }
 
@@ -276,9 +276,9 @@ class InteriorPoint {
     q.rows(candidate.x, rows_);
     double leak = largest(Qx_, q.n);
     for (int64_t i = 0; i < q.N; ++i) {
-      leak = std::fmax(leak, is_inequality(i) ? std::fmax(rows_[i], 0) : std::fabs(rows_[i]));
+      leak = rules::most(leak, is_inequality(i) ? rules::most(rows_[i], 0) : std::fabs(rows_[i]));
     }
-    if (!rules::proves(gain, size, leak, std::fmax(size / std::fmax(total, rules::kTiny), 1))) return false;
+    if (!rules::proves(gain, size, leak, rules::most(size / rules::most(total, rules::kTiny), 1))) return false;
     std::copy(candidate.x, candidate.x + q.n, ray_x);
     return true;
   }
@@ -290,7 +290,7 @@ class InteriorPoint {
     for (int64_t j = 0; j < q.ld; ++j) q.p[j] = it.x[j] = 0;
     for (int64_t i = 0; i < q.N; ++i) {
       it.dual[i] = is_inequality(i);
-      it.s[i] = is_inequality(i) ? std::fmax(q.c[i], 1) : 0;
+      it.s[i] = is_inequality(i) ? rules::most(q.c[i], 1) : 0;
     }
   }
 };

@@ -89,7 +89,7 @@ struct Program {
         row[i] = rules::divide(row[i], std::sqrt(row[i] * largest_scaled(from, column, ld)));
       }
       for (int64_t j = 0; j < n; ++j) {
-        const double most = std::fmax(size[j], column[j] * scratch[j]);
+        const double most = rules::most(size[j], column[j] * scratch[j]);
         column[j] = rules::divide(column[j], std::sqrt(most));
       }
     }
@@ -108,12 +108,12 @@ struct Program {
       double most = 0;
       for (int64_t j = 0; j < n; ++j) {
         Q[i * ld + j] *= column[i] * column[j];
-        most = std::fmax(most, std::fabs(Q[i * ld + j]));
+        most = rules::most(most, std::fabs(Q[i * ld + j]));
       }
       total += most;
       p[i] *= column[i];
     }
-    cost = rules::power_of_two(rules::divide(1, std::fmax(largest(p, n), total / n)));
+    cost = rules::power_of_two(rules::divide(1, rules::most(largest(p, n), total / n)));
     for (int64_t i = 0; i < n * ld; ++i) Q[i] *= cost;
     for (int64_t i = 0; i < n; ++i) p[i] *= cost;
     for (int64_t i = 0; i < dense; ++i) {
@@ -164,7 +164,7 @@ struct Program {
 
   /// Whether Q, as `load` left it, is positive semidefinite up to the rounding of its dtype.
   bool convex(double input_eps, Factor& out) {
-    const double shift = std::fmax(1e-8, 4 * static_cast<double>(n) * input_eps);
+    const double shift = rules::most(1e-8, 4 * static_cast<double>(n) * input_eps);
     for (int64_t j = 0; j < ld; ++j) diagonal[j] = j < n ? shift : 1;
     return cholesky(Q, diagonal, S, 0, ld, out.U, out.inverse);
   }

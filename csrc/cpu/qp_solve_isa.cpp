@@ -65,19 +65,19 @@ void store(const QpSizes& z, const InteriorPoint& run, Status status, const QpRe
   double x_unit = 1, dual_unit = 1 / q.cost;  // certificates are brought to max-norm one instead
   if (status == kDualInfeasible) {
     double most = 0;
-    for (int64_t j = 0; j < q.n; ++j) most = std::fmax(most, std::fabs(q.column[j] * x[j]));
+    for (int64_t j = 0; j < q.n; ++j) most = rules::most(most, std::fabs(q.column[j] * x[j]));
     x_unit = 1 / most;
   }
   if (status == kPrimalInfeasible) {
     double most = 0;
-    for (int64_t i = 0; i < q.N; ++i) most = std::fmax(most, std::fabs(q.row[i] * dual[i]));
+    for (int64_t i = 0; i < q.N; ++i) most = rules::most(most, std::fabs(q.row[i] * dual[i]));
     dual_unit = 1 / most;
   }
   const auto multiplier = [&](int64_t i) { return dual_unit * q.row[i] * dual[i]; };
   // Inequalities that hold with equality and push; weakly active ones, z = s = 0, count as inactive (IPM-15).
   const double weak = rules::kWeak * (1 + largest(run.it.dual, q.N));
   const auto active = [&](int64_t i) {
-    return run.is_inequality(i) && run.it.dual[i] > std::fmax(run.it.s[i], weak);
+    return run.is_inequality(i) && run.it.dual[i] > rules::most(run.it.s[i], weak);
   };
   for (int64_t j = 0; j < z.n; ++j) out.x[b][j] = static_cast<T>(x_unit * q.column[j] * x[j]);
   for (int64_t i = 0; i < z.k; ++i) out.y[b][i] = static_cast<T>(multiplier(i));
@@ -97,7 +97,7 @@ void store(const QpSizes& z, const InteriorPoint& run, Status status, const QpRe
     out.z_ub[b][j] = static_cast<T>(v);
     out.active_ub[b][j] = active(r);
     if (!run.is_equality(r)) continue;  // a fixed variable: its multiplier goes by its sign to one of the two bounds
-    out.z_ub[b][j] = static_cast<T>(std::fmax(v, 0)), out.z_lb[b][j] = static_cast<T>(std::fmax(-v, 0));
+    out.z_ub[b][j] = static_cast<T>(rules::most(v, 0)), out.z_lb[b][j] = static_cast<T>(rules::most(-v, 0));
     out.active_ub[b][j] = run.it.dual[r] >= 0, out.active_lb[b][j] = run.it.dual[r] < 0;
   }
   out.residuals[b][0] = static_cast<T>(run.norms.primal);

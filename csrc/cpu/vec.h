@@ -5,6 +5,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__FMA__)
+#include <immintrin.h>
+#endif
+
 #include "optlayers/qp_rules.h"
 
 // Everything below lives in a namespace named after the instruction set it is compiled for.
@@ -26,7 +30,7 @@ inline constexpr int64_t padded(int64_t n) { return (n + kPad - 1) / kPad * kPad
 
 #if defined(__GNUC__)
 typedef double Vec __attribute__((vector_size(kWidth * sizeof(double))));
-inline Vec splat(double v) { return Vec{} + v; }
+inline Vec splat(double v) { return v - Vec{}; }  // v + 0 would cost an addition: it turns -0 into 0
 #else
 struct Vec {
   double lane[kWidth];
@@ -41,15 +45,41 @@ inline Vec splat(double v) { Vec r; for (int i = 0; i < kWidth; ++i) r.lane[i] =
 inline Vec load(const double* p) { Vec v; std::memcpy(&v, p, sizeof v); return v; }
 inline void store(double* p, const Vec& v) { std::memcpy(p, &v, sizeof v); }
 
+/// a b + c, fused where the processor can: standard C++ does not let the compiler do it.
+inline Vec multiply_add(const Vec& a, const Vec& b, const Vec& c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_pd(a, b, c);
+#elif defined(__FMA__)
+  return _mm256_fmadd_pd(a, b, c);
+#else
+  Vec out = c;
+  out += a * b;
+  return out;
+#endif
+}
+
+/// c - a b.
+inline Vec subtract_product(const Vec& a, const Vec& b, const Vec& c) {
+#if defined(__AVX512F__)
+  return _mm512_fnmadd_pd(a, b, c);
+#elif defined(__FMA__)
+  return _mm256_fnmadd_pd(a, b, c);
+#else
+  Vec out = c;
+  out -= a * b;
+  return out;
+#endif
+}
+
 /// a'b over a padded length.
 inline double dot(const double* a, const double* b, int64_t n) {
   Vec first = splat(0), second = splat(0);
   int64_t i = 0;
   for (; i + 2 * kWidth <= n; i += 2 * kWidth) {
-    first += load(a + i) * load(b + i);
-    second += load(a + i + kWidth) * load(b + i + kWidth);
+    first = multiply_add(load(a + i), load(b + i), first);
+    second = multiply_add(load(a + i + kWidth), load(b + i + kWidth), second);
   }
-  for (; i < n; i += kWidth) first += load(a + i) * load(b + i);
+  for (; i < n; i += kWidth) first = multiply_add(load(a + i), load(b + i), first);
   first += second;
   double sum = 0;
   for (int l = 0; l < kWidth; ++l) sum += first[l];
@@ -59,11 +89,7 @@ inline double dot(const double* a, const double* b, int64_t n) {
 /// out += scale * a over a padded length.
 inline void axpy(double scale, const double* a, double* out, int64_t n) {
   const Vec s = splat(scale);
-  for (int64_t i = 0; i < n; i += kWidth) {
-    Vec v = load(out + i);
-    v += s * load(a + i);
-    store(out + i, v);
-  }
+  for (int64_t i = 0; i < n; i += kWidth) store(out + i, multiply_add(s, load(a + i), load(out + i)));
 }
 
 /// max |v|; 0 of nothing, NaN where there is one.
