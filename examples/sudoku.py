@@ -24,7 +24,7 @@ from tqdm import tqdm
 import optlayers as ol
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 CELLS, DIGITS = 16, 4
 

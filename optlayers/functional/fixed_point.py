@@ -55,7 +55,7 @@ def fixed_point(
     tracked = adjoint == Unroll()
     with nullcontext() if tracked else paused():
         x, status, iterations, residuals = solver(lambda x: fn(x, *args), init)
-    solved = status == Status.SOLVED
+    solved = status == int(Status.SOLVED)
     all_solved = can_read(status) and bool(solved.all())
     if throw and not all_solved and can_read(status):
         raise solve_error("fixed_point", status, residuals)

@@ -94,20 +94,21 @@ def solve_qp(
     References: Amos and Kolter, "OptNet" (2017); Mehrotra (1992); Schwan et al., "PIQP" (2023).
     """
     batch, data = _flat_data(Q, p, G, h, A, b, lb, ub)
+    count = batch.numel()
     if isinstance(adjoint, Implicit):
         with paused():
-            values = solver(data)
+            values = solver(_expanded(data, count))
     elif adjoint == Unroll():
-        values = solver.unrolled(data)
+        values = solver.unrolled(_expanded(data, count))
     else:
         raise ValueError(
-            f"solve_qp: adjoint is {adjoint!r}; expected ol.Implicit(...) or ol.Unroll(). The others need a fixed-point "
-            f"map, which an interior-point method does not have."
+            f"solve_qp: adjoint is {adjoint!r}; expected ol.Implicit(...) or ol.Unroll(). The others need a "
+            f"fixed-point map, which an interior-point method does not have."
         )
     *solution, s, active_G, active_lb, active_ub, status, iterations, residuals = values
 
     readable = can_read(status)
-    solved = status == Status.SOLVED
+    solved = status == int(Status.SOLVED)  # torch.compile cannot compare with the enum
     all_solved = readable and bool(solved.all())
     if throw and readable and not all_solved:
         raise solve_error("solve_qp", status.reshape(batch), residuals.reshape(*batch, 3))
@@ -118,17 +119,17 @@ def solve_qp(
     if isinstance(adjoint, Implicit):
         active = [_where(solved, mask, False) for mask in (active_G, active_lb, active_ub)]
         solution = attach(_rule(adjoint), solution, [*data, *active])
-    s = data[3] - torch.einsum("bmn,bn->bm", data[2], solution[0])
+    s = data[3] - _mv(data[2], solution[0])
     if not all_solved:
         certificates = [torch.full_like(solution[0], torch.nan), *certificates[1:]]
         solution = [torch.where(solved[:, None], *pair) for pair in zip(solution, certificates, strict=True)]
         s = torch.where(solved[:, None], s, torch.nan)
-    shaped = [value.reshape(*batch, *value.shape[1:]) for value in (*solution, s, status, iterations, residuals)]
+    shaped = [value.reshape((*batch, *value.shape[1:])) for value in (*solution, s, status, iterations, residuals)]
     return QPSolution(*shaped)
 
 
 def _flat_data(Q, p, G, h, A, b, lb, ub) -> tuple[torch.Size, list[Tensor]]:
-    """Check the arguments; give each exactly one batch dimension, without copying a shared one."""
+    """Check the arguments; give each one batch dimension, of size 1 where it is shared by the batch."""
     named = {"Q": Q, "p": p, "G": G, "h": h, "A": A, "b": b, "lb": lb, "ub": ub}
     for name in ("Q", "p"):
         if named[name] is None:
@@ -163,8 +164,17 @@ def _flat_data(Q, p, G, h, A, b, lb, ub) -> tuple[torch.Size, list[Tensor]]:
     flat = []
     for name, tensor in named.items():
         own = tensor.shape[-2:] if name in matrices else tensor.shape[-1:]
-        flat.append(tensor.expand(*batch, *own).reshape(batch.numel(), *own))
+        leading = tensor.shape[: tensor.dim() - len(own)]
+        if leading.numel() == 1:
+            flat.append(tensor.reshape(1, *own))
+        else:
+            flat.append(tensor.expand(*batch, *own).reshape(batch.numel(), *own))
     return batch, flat
+
+
+def _expanded(tensors: Sequence[Tensor], count: int) -> list[Tensor]:
+    """Shared tensors as batches of `count`, without a copy."""
+    return [tensor.expand(count, *tensor.shape[1:]) for tensor in tensors]
 
 
 def _where(mask: Tensor, value: Tensor, other: float | bool) -> Tensor:
@@ -207,10 +217,11 @@ class QPRule(Rule):
     def solve_linear(self, x, args, rhs, transpose):
         Q, _, G, _, A, _, lb, ub, *active = args
         r_x, r_y, *r_z = rhs
+        matrices = _expanded((Q, G, A), r_x.shape[0])
         if not transpose:  # rows of inactive constraints read d_z = r_z, and d_z enters stationarity
             inactive = [torch.where(mask, 0.0, r) for mask, r in zip(active, r_z, strict=True)]
             r_x = r_x - _constraints_transposed(G, lb, ub, inactive)
-        d_x, d_y, *d_z, error = ops.qp_kkt(Q, G, A, *active, r_x, r_y, *r_z)
+        d_x, d_y, *d_z, error = ops.qp_kkt(*matrices, *active, r_x, r_y, *r_z)
         _warn_if_singular(error, Q.dtype)
         if transpose:
             rows = [_mv(G, d_x), -d_x if lb.shape[-1] else lb, d_x if ub.shape[-1] else ub]
@@ -221,21 +232,34 @@ class QPRule(Rule):
     def vjp(self, x, args, cotangent, needed):
         u_x, u_y, *u_z = self.solve_linear(x, args, cotangent, transpose=True)
         x, y, z, _, _ = x
-        active_G, active_lb, active_ub = args[8:]
-        u_G, u_lb, u_ub = (
-            torch.where(mask, u, 0.0) for mask, u in zip((active_G, active_lb, active_ub), u_z, strict=True)
-        )
-        products = [
-            lambda: -_outer(u_x, x),
-            lambda: -u_x,
-            lambda: -_outer(z, u_x) - _outer(u_G, x),
-            lambda: u_G,
-            lambda: -_outer(y, u_x) - _outer(u_y, x),
-            lambda: u_y,
-            lambda: -u_lb,
-            lambda: u_ub,
+        u_G, u_lb, u_ub = (torch.where(mask, u, 0.0) for mask, u in zip(args[8:], u_z, strict=True))
+        # One pair of vectors per term of -(dF/dargument)'u: outer products for matrices.
+        terms = [
+            [(u_x, x)],
+            [(u_x,)],
+            [(z, u_x), (u_G, x)],
+            [(-u_G,)],
+            [(y, u_x), (u_y, x)],
+            [(-u_y,)],
+            [(u_lb,)],
+            [(-u_ub,)],
         ]
-        return [product() if need else None for product, need in zip(products, needed, strict=False)] + [None] * 3
+        grads = [
+            _contract(term, shared=arg.shape[0] == 1) if need else None
+            for term, arg, need in zip(terms, args, needed, strict=False)
+        ]
+        return [*grads, None, None, None]
+
+
+def _contract(terms: Sequence[tuple[Tensor, ...]], shared: bool) -> Tensor:
+    """Minus the sum of outer products of batched vectors, summed over the batch too where it is `shared`."""
+    if len(terms[0]) == 1:
+        (vector,) = terms[0]
+        return -vector.sum(0, keepdim=True) if shared else -vector
+    left, right = (torch.stack(vectors, -2 if shared else -1) for vectors in zip(*terms, strict=True))
+    if shared:  # (B, terms, m), (B, terms, n) -> (1, m, n)
+        return -(left.flatten(0, 1).mT @ right.flatten(0, 1)).unsqueeze(0)
+    return -(left @ right.mT)
 
 
 def _rule(adjoint: Implicit) -> Rule:
@@ -246,10 +270,6 @@ def _rule(adjoint: Implicit) -> Rule:
 
 def _mv(matrix: Tensor, vector: Tensor) -> Tensor:
     return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
-
-
-def _outer(left: Tensor, right: Tensor) -> Tensor:
-    return left.unsqueeze(-1) * right.unsqueeze(-2)
 
 
 def _constraints_transposed(G: Tensor, lb: Tensor, ub: Tensor, z: Sequence[Tensor]) -> Tensor:

@@ -73,14 +73,19 @@ class Adjoint(Rule):
 
 def pull_back(fn, at: Sequence[Tensor], cotangent: Sequence[Tensor]) -> list[Tensor]:
     """``J' cotangent`` for the Jacobian of `fn` at `at`."""
-    return list(vjp(fn, *at)[1](list(cotangent)))
+    return list(vjp(_fresh(fn), *at)[1](list(cotangent)))
 
 
 def push_forward(fn, at: Sequence[Tensor], tangent: Sequence[Tensor]) -> list[Tensor]:
     """``J tangent`` by two pull-backs: forward mode does not nest inside ``Function.jvp``."""
-    values, pull = vjp(fn, *at)[:2]
+    values, pull = vjp(_fresh(fn), *at)[:2]
     zeros = [torch.zeros_like(value) for value in values]
     return list(vjp(lambda *cotangent: pull(list(cotangent)), *zeros)[1](tuple(tangent)))
+
+
+def _fresh(fn):
+    """`fn` with new tensors as results: vjp cannot return a constant that an earlier transform has wrapped."""
+    return lambda *values: [value.view_as(value) for value in fn(*values)]
 
 
 def solve_adjoint(rule: Rule, x: list[Tensor], args: list[Tensor], rhs: list[Tensor], transpose: bool) -> list[Tensor]:
