@@ -48,7 +48,7 @@ CASES = [
     Case(NormalCG()),
     Case(BiCGSTAB()),
     Case(GMRES()),
-    Case(GMRES(restart=6)),
+    Case(GMRES(restart=6), (POSITIVE, GENERAL, ROTATION)),  # restarted, it may crawl on indefinite ones
 ]
 KRYLOV = [case for case in CASES if hasattr(case.solver, "preconditioner")]
 DENSE = [case for case in CASES if isinstance(case.solver, LU | Cholesky)]
@@ -99,7 +99,7 @@ def assert_solves(solution, matrix, b, tol):
 
 @each_dtype
 @each_case
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(n=st.integers(1, 12), batch=st.sampled_from([(), (1,), (3,), (0,), (2, 2)]), seed=st.integers(0, 1000))
 def test_agrees_with_torch_and_reports_its_residual(case, dtype, n, batch, seed):
     for kind in case.kinds:
