@@ -80,7 +80,7 @@ def qp_solve(
 
     References: Mehrotra, "On the implementation of a primal-dual interior point method" (1992); docs/theory/qp.md.
     """
-    return QPSolveResult(*torch.ops.optlayers.qp_solve(Q, p, G, h, A, b, lb, ub, eps, max_steps))
+    return QPSolveResult(*torch.ops.optlayers.qp_solve.default(Q, p, G, h, A, b, lb, ub, eps, max_steps))
 
 
 def qp_kkt(
@@ -114,7 +114,9 @@ def qp_kkt(
         :class:`QPKktResult`; ``error`` is the residual relative to the right-hand side, both in max-norm and
         equilibrated: about 1e-15, or of order one where the system contradicts itself. NaN in gives NaN out.
     """
-    return QPKktResult(*torch.ops.optlayers.qp_kkt(Q, G, A, active_G, active_lb, active_ub, r_x, r_y, r_z, r_lb, r_ub))
+    return QPKktResult(
+        *torch.ops.optlayers.qp_kkt.default(Q, G, A, active_G, active_lb, active_ub, r_x, r_y, r_z, r_lb, r_ub)
+    )
 
 
 _library = torch.library.Library("optlayers", "FRAGMENT")
@@ -141,7 +143,7 @@ def _empty_kkt(Q, G, A, active_G, active_lb, active_ub, *r) -> tuple[Tensor, ...
 
 def _packed(t: Tensor) -> Tensor:
     """`t` with contiguous inner dimensions; an expanded batch dimension stays expanded."""
-    if t[0].is_contiguous():
+    if t.is_contiguous() or t[0].is_contiguous():
         return t
     return t[:1].contiguous().expand(t.shape) if t.stride(0) == 0 else t.contiguous()
 
@@ -203,4 +205,6 @@ for _name, _plain, _kernel, _fake in (
     if _C is not None:
         _library.impl(_name, _kernel, "CPU")
     torch.library.register_fake(f"optlayers::{_name}", _fake, lib=_library)
-    torch.library.register_vmap(f"optlayers::{_name}", _flatten_vmap(getattr(torch.ops.optlayers, _name)), lib=_library)
+    torch.library.register_vmap(
+        f"optlayers::{_name}", _flatten_vmap(getattr(torch.ops.optlayers, _name).default), lib=_library
+    )

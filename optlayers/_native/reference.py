@@ -91,7 +91,7 @@ def redo_singular(solution: tuple[Tensor, ...], *arguments: Tensor) -> tuple[Ten
 
     NaN where the data that count are not finite: eigenvalues exist of numbers only.
     """
-    doubtful = ~(solution[-1] <= singular_tolerance(solution[0].dtype))
+    doubtful = (solution[-1] <= singular_tolerance(solution[0].dtype)).logical_not_()
     if surely_none(doubtful) or not can_read(doubtful):
         return solution
     Q, G, A, active_G, active_lb, active_ub, r_x, r_y, r_z, r_lb, r_ub = arguments
@@ -116,7 +116,7 @@ def qp_kkt_least_squares(Q, G, A, active_G, active_lb, active_ub, r_x, r_y, r_z,
         C = torch.cat([program.C[i], -identity[: program.lower], identity[: program.upper]])[rows]
         K = torch.cat([torch.cat([program.Q[i], C.mT], -1), torch.cat([C, C.new_zeros(len(C), len(C))], -1)])
         values, vectors = torch.linalg.eigh(K)
-        kept = values.abs() > max(1e-11, singular_tolerance(r_x.dtype) * 1e-2) * values.abs().max()
+        kept = values.abs() > max(1e-11, 10 * torch.finfo(r_x.dtype).eps) * values.abs().max()
         inverse = torch.where(kept, 1 / torch.where(kept, values, 1.0), 0.0)
         d = vectors @ (inverse * (vectors.mT @ torch.cat([system.r_x[i], system.r_row[i, rows]])))
         dx[i], dual[i, rows] = d[:n], d[n:]
