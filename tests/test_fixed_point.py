@@ -92,6 +92,21 @@ def test_a_sample_that_diverges_leaves_the_others_alone():
     torch.testing.assert_close(gradient, want.detach(), rtol=1e-8, atol=1e-9)
 
 
+def test_vmap_and_compile_equal_eager(problem):
+    _, a, W = problem
+
+    def f(a):
+        start = torch.zeros(4, dtype=F64)
+        return ol.fixed_point(lambda x, a, W: torch.tanh(W @ x) + a, start, (a, W), solver=ol.Picard(max_steps=60)).x
+
+    one_by_one = torch.stack([f(row) for row in a])
+    torch.testing.assert_close(torch.vmap(f)(a), one_by_one)
+    row = a[0].clone().requires_grad_()
+    compiled = torch.compile(lambda a: f(a).sum(), fullgraph=True, backend="aot_eager")
+    got = torch.autograd.grad(compiled(row), row)
+    torch.testing.assert_close(got, torch.autograd.grad(f(row).sum(), row))
+
+
 def test_float32_and_bad_arguments(problem):
     init, a, W = (t.float() for t in problem)
     assert ol.fixed_point(tanh_map, init, (a, W)).x.dtype == torch.float32
