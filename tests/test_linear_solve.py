@@ -352,11 +352,12 @@ def test_an_invalid_sample_leaves_shared_gradients_alone(case):
 @pytest.mark.parametrize("case", DENSE, ids=str)
 def test_a_singular_sample_is_nan_and_leaves_the_gradient_of_others_alone(case):
     shift = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
-    base = torch.stack([torch.eye(3), -0.5 * torch.eye(3)]).double()  # the second is singular once it is shifted
-    b = right_side(2, 3)
+    base = torch.stack([torch.eye(3), -0.5 * torch.eye(3), torch.eye(3)]).double()  # shifted, the second is singular
+    base[2, 0, 0] = torch.inf
+    b = right_side(3, 3)
     solver = replace(case.solver, batch_ndim=1)
     solution = solver.solve(Operator(product(base + shift * torch.eye(3))), b)
-    assert solution.converged.tolist() == [True, False] and solution.x[1].isnan().all()
+    assert solution.converged.tolist() == [True, False, False] and solution.x[1:].isnan().all()
     (gradient,) = torch.autograd.grad(solution.x[0].sum(), shift)
     torch.testing.assert_close(gradient, -b[0].sum() / 1.5**2)
 
@@ -495,6 +496,7 @@ def test_auto_goes_matrix_free_for_many_unknowns_and_falls_back_for_the_undone()
 
     solution = Auto(batch_ndim=1).solve(Operator(matvec), b)
     assert solution.converged.all() and len(products) < 200
+    assert solution.iterations[0] == 3  # as many as eigenvalues: the second method leaves it alone
     torch.testing.assert_close(solution.x[0], b[0] / (1 + torch.arange(n) % 3))
     torch.testing.assert_close(solution.x[1], torch.roll(b[1], -1))
     assert not GMRES(batch_ndim=1).solve(Operator(matvec), b).converged[1]
