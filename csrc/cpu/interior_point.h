@@ -36,7 +36,7 @@ class InteriorPoint {
     active_ = reinterpret_cast<bool*>(arena.take(q.N));
   }
 
-  /// The loop (IPM-5..14), on an equilibrated program.
+  /// The loop (IPM-5..15), on an equilibrated program.
   Status run(double eps, int64_t max_steps) {
     count_ = std::count(q.kind, q.kind + q.N, rules::kInequality);
     bool unbounded = false;  // a ray was found; what is left to see is whether there is a feasible point
@@ -246,39 +246,57 @@ class InteriorPoint {
     return false;
   }
 
-  /// Whether the multipliers prove that no x is feasible (IPM-13); they are kept in `proof`.
-  bool proves_infeasible(const Iterate& candidate) {
-    double total = 0, size = 0, gain = 0, leak = 0;
+  /// What the multipliers in `proof`, positive part, tell against every x (IPM-13). Expects rows_ = Cx - c.
+  rules::Evidence evidence_against_x() {
+    rules::Evidence out;
+    double total = 0;
     for (int64_t i = 0; i < q.N; ++i) {
-      const double v = is_inequality(i) ? rules::most(candidate.dual[i], 0) : candidate.dual[i];
-      proof[i] = v;
-      total += std::fabs(v);
-      size += std::fabs(q.c[i] * v);
-      gain -= q.c[i] * v;
+      if (is_inequality(i)) proof[i] = rules::most(proof[i], 0);
+      total += std::fabs(proof[i]);
+      out.size += std::fabs(rows_[i] * proof[i]);
+      out.gain += rows_[i] * proof[i];
     }
-    if (!(gain > 0)) return false;
+    if (!(out.gain > 0)) return out;
     q.adjoint(proof, Qx_);
-    for (int64_t j = 0; j < q.n; ++j) leak += std::fabs(Qx_[j]);
-    const double radius = rules::most(rules::most(largest(it.x, q.n), 1), size / rules::most(total, rules::kTiny));
-    return rules::proves(gain, size, leak, radius);
+    for (int64_t j = 0; j < q.n; ++j) out.leak += std::fabs(Qx_[j]);
+    out.scale = rules::most(rules::most(largest(it.x, q.n), 1), out.size / rules::most(total, rules::kTiny));
+    return out;
   }
 
-  /// Whether x is a direction of descent without end (IPM-14); it is kept in ray_x.
+  /// Whether the multipliers, purified if they are promising, prove that no x is feasible; they are kept in `proof`.
+  bool proves_infeasible(const Iterate& candidate) {
+    q.rows(it.x, rows_);
+    for (int64_t i = 0; i < q.N; ++i) rows_[i] -= q.c[i], proof[i] = candidate.dual[i];
+    const rules::Evidence rough = evidence_against_x();
+    if (rough.excludes(rules::kCertificate)) return true;
+    if (!rough.excludes(rules::kPromising)) return false;
+    // H holds C'WC with W up to 1/delta: v - W C H^-1 C'v leaks (Q + rho) H^-1 times as much as v (IPM-14).
+    factor.solve(Qx_);
+    q.rows(Qx_, pull_);
+    for (int64_t i = 0; i < q.N; ++i) proof[i] -= weight_[i] * pull_[i];
+    return evidence_against_x().excludes(rules::kCertificate);
+  }
+
+  /// Whether x is a direction of descent without end (IPM-15); it is kept in ray_x.
   bool proves_unbounded(const Iterate& candidate) {
-    double total = 0, size = 0, gain = 0;
+    rules::Evidence out;
+    double total = 0;
+    q.quadratic(it.x, Qx_);
     for (int64_t j = 0; j < q.n; ++j) {
+      const double descent = -(q.p[j] + Qx_[j]) * candidate.x[j];
       total += std::fabs(candidate.x[j]);
-      size += std::fabs(q.p[j] * candidate.x[j]);
-      gain -= q.p[j] * candidate.x[j];
+      out.size += std::fabs(descent);
+      out.gain += descent;
     }
-    if (!(gain > 0)) return false;
+    if (!(out.gain > 0)) return false;
     q.quadratic(candidate.x, Qx_);
     q.rows(candidate.x, rows_);
-    double leak = largest(Qx_, q.n);
+    out.leak = largest(Qx_, q.n);
     for (int64_t i = 0; i < q.N; ++i) {
-      leak = rules::most(leak, is_inequality(i) ? rules::most(rows_[i], 0) : std::fabs(rows_[i]));
+      out.leak = rules::most(out.leak, is_inequality(i) ? rows_[i] : std::fabs(rows_[i]));
     }
-    if (!rules::proves(gain, size, leak, rules::most(size / rules::most(total, rules::kTiny), 1))) return false;
+    out.scale = rules::most(out.size / rules::most(total, rules::kTiny), 1);
+    if (!out.excludes(rules::kCertificate)) return false;
     std::copy(candidate.x, candidate.x + q.n, ray_x);
     return true;
   }

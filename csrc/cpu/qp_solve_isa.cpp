@@ -74,7 +74,7 @@ void store(const QpSizes& z, const InteriorPoint& run, Status status, const QpRe
     dual_unit = 1 / most;
   }
   const auto multiplier = [&](int64_t i) { return dual_unit * q.row[i] * dual[i]; };
-  // Inequalities that hold with equality and push; weakly active ones, z = s = 0, count as inactive (IPM-15).
+  // Inequalities that hold with equality and push; weakly active ones, z = s = 0, count as inactive (IPM-16).
   const double weak = rules::kWeak * (1 + largest(run.it.dual, q.N));
   const auto active = [&](int64_t i) {
     return run.is_inequality(i) && run.it.dual[i] > rules::most(run.it.s[i], weak);

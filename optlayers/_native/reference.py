@@ -20,7 +20,7 @@ FLIPS = 2  # corrections of a tried active set
 POLISHED = 1e-11  # residual a polished solution must have
 SIGN = 1e-12  # a multiplier or slack this little below zero, relative, is zero
 WEAK = 1e-10  # a multiplier this small, relative, makes its row weakly active, that is inactive
-CERTIFICATE = 1e6  # a certificate must exclude every solution within this radius (IPM-13)
+CERTIFICATE = 1e8  # a certificate must exclude every solution within this radius (IPM-13)
 RUNNING = -1
 
 
@@ -106,7 +106,7 @@ def redo_singular(solution: tuple[Tensor, ...], *arguments: Tensor) -> tuple[Ten
 
 def qp_kkt_least_squares(Q, G, A, active_G, active_lb, active_ub, r_x, r_y, r_z, r_lb, r_ub) -> tuple[Tensor, ...]:
     """:func:`qp_kkt` by eigenvalues, one sample after the other: for singular systems the least-squares solution of
-    least norm, both measured in the equilibrated problem (IPM-16)."""
+    least norm, both measured in the equilibrated problem (IPM-17)."""
     system = _active_system(Q, G, A, active_G, active_lb, active_ub, r_x, r_y, r_z, r_lb, r_ub)
     program, n = system.program, r_x.shape[-1]
     dx, dual = torch.zeros_like(system.r_x), torch.zeros_like(system.r_row)
@@ -213,12 +213,12 @@ def _interior_point(program: Program, eps: float, max_steps: int, polish: bool):
         status = torch.where(running & ~finite, Status.NUMERICAL_ERROR, status)
         running = running & finite
 
-        farkas, found = _certificates(program, it, move)
+        proof, found = _certificates(program, factor, it, move)
         status = torch.where(running & found.primal, Status.PRIMAL_INFEASIBLE, status)
-        ray = choose(running & found.primal, ray._replace(dual=farkas.dual), ray)
+        ray = choose(running & found.primal, ray._replace(dual=proof.dual), ray)
         running = running & ~found.primal
         restart = running & found.dual & ~unbounded
-        ray = choose(restart, ray._replace(x=farkas.x), ray)
+        ray = choose(restart, ray._replace(x=proof.x), ray)
         unbounded = unbounded | restart
         it = choose(running, _advance(program, it, move), it)
         program, it = _look_for_feasible(program, it, restart)
@@ -292,34 +292,44 @@ class Found(NamedTuple):
     dual: Tensor  # (B,) bool: the direction is one of unbounded descent
 
 
-def _certificates(program: Program, it: Iterate, move: Iterate) -> tuple[Iterate, Found]:
-    """Test the iterate and the step as proofs of infeasibility (IPM-13) and unboundedness (IPM-14)."""
+def _certificates(program: Program, factor: Tensor, it: Iterate, move: Iterate) -> tuple[Iterate, Found]:
+    """Test iterate and step as proofs of infeasibility (IPM-13), purified (IPM-14), and of unboundedness (IPM-15)."""
     proof = Iterate(*map(torch.zeros_like, it))
     primal = torch.zeros(it.x.shape[:1], dtype=torch.bool, device=it.x.device)
     dual = primal
-    reach = largest(it.x).clamp(min=1)
+    weight = _weight(program, it)
+    violation = torch.where(program.present, program.rows(it.x) - program.c, 0.0)
+    gradient = program.p + program.quadratic(it.x)
     for candidate in (it, move):
         v = torch.where(program.inequality, candidate.dual.clamp(min=0), candidate.dual)
-        weight, size = v.abs().sum(-1, keepdim=True), (program.c * v).abs().sum(-1, keepdim=True)
-        gain = -(program.c * v).sum(-1, keepdim=True)
-        leak = program.adjoint(v).abs().sum(-1, keepdim=True)
-        radius = torch.maximum(reach, size / weight.clamp(min=1e-300))
-        holds = ((gain > 1e-8 * size) & (gain >= CERTIFICATE * leak * radius)).squeeze(-1)
-        proof = choose(holds & ~primal, proof._replace(dual=v), proof)
-        primal = primal | holds
+        pure = v - weight * program.rows(solve_factored(factor, program.adjoint(v)))
+        pure = torch.where(program.inequality, pure.clamp(min=0), pure)
+        for w in (v, pure):
+            gain, size, total = _sums(violation * w, w)
+            leak = program.adjoint(w).abs().sum(-1, keepdim=True)
+            holds = _excludes(gain, size, leak, torch.maximum(largest(it.x).clamp(min=1), size / total))
+            proof = choose(holds & ~primal, proof._replace(dual=w), proof)
+            primal = primal | holds
 
         d = candidate.x
-        weight, size = d.abs().sum(-1, keepdim=True), (program.p * d).abs().sum(-1, keepdim=True)
-        gain = -(program.p * d).sum(-1, keepdim=True)
+        gain, size, total = _sums(-gradient * d, d)
         outward = program.rows(d)
-        leak = torch.maximum(
-            largest(torch.where(program.inequality, outward.clamp(min=0), outward)), largest(program.quadratic(d))
-        )
-        radius = (size / weight.clamp(min=1e-300)).clamp(min=1)
-        holds = ((gain > 1e-8 * size) & (gain >= CERTIFICATE * leak * radius)).squeeze(-1)
+        outward = torch.where(program.inequality, outward.clamp(min=0), outward)
+        leak = torch.maximum(largest(outward), largest(program.quadratic(d)))
+        holds = _excludes(gain, size, leak, (size / total).clamp(min=1))
         proof = choose(holds & ~dual, proof._replace(x=d), proof)
         dual = dual | holds
     return proof, Found(primal, dual)
+
+
+def _sums(terms: Tensor, candidate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    total = candidate.abs().sum(-1, keepdim=True).clamp(min=1e-300)
+    return terms.sum(-1, keepdim=True), terms.abs().sum(-1, keepdim=True), total
+
+
+def _excludes(gain: Tensor, size: Tensor, leak: Tensor, scale: Tensor) -> Tensor:
+    """(B,): no solution lies nearer than CERTIFICATE * scale, nor does rounding explain the gain."""
+    return ((gain > 1e-8 * size) & (gain >= CERTIFICATE * leak * scale)).squeeze(-1)
 
 
 def _look_for_feasible(program: Program, it: Iterate, restart: Tensor) -> tuple[Program, Iterate]:
@@ -357,7 +367,7 @@ def _polish(program: Program, it: Iterate, wanted: Tensor, active: Tensor, toler
 
 
 def _active(program: Program, it: Iterate) -> Tensor:
-    """Inequalities that hold with equality and push: weakly active ones (z = s = 0) count as inactive (IPM-15)."""
+    """Inequalities that hold with equality and push: weakly active ones (z = s = 0) count as inactive (IPM-16)."""
     threshold = torch.maximum(it.s, WEAK * (1 + largest(it.dual)))
     return program.equality | (program.inequality & (it.dual > threshold))
 

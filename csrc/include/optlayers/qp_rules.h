@@ -21,7 +21,8 @@ inline constexpr int kFlips = 2;             // corrections of a tried active se
 inline constexpr double kPolished = 1e-11;   // residual a polished solution must have
 inline constexpr double kSign = 1e-12;       // this little below zero, relative, is zero
 inline constexpr double kWeak = 1e-10;       // a multiplier this small, relative, makes its row weakly active: inactive
-inline constexpr double kCertificate = 1e6;  // a certificate must exclude every solution within this radius (IPM-13)
+inline constexpr double kCertificate = 1e8;  // a certificate must exclude every solution within this radius (IPM-13)
+inline constexpr double kPromising = 1e3;    // from this radius on, a candidate is worth purifying
 inline constexpr double kTiny = 1e-300;
 
 enum Kind : unsigned char { kAbsent, kInequality, kEquality };
@@ -44,9 +45,10 @@ OPTL_HD inline double larger(double a, double b) { return a > b || a != a ? a : 
 
 OPTL_HD inline double divide(double value, double size) { return size > 0 ? value / size : value; }
 
-/// Proof of infeasibility or of an unbounded ray: the gain outweighs what leaks within `radius` times kCertificate.
-OPTL_HD inline bool proves(double gain, double size, double leak, double radius) {
-  return gain > 1e-8 * size && gain >= kCertificate * leak * radius;
-}
+/// What a candidate certificate achieves: it excludes every solution nearer than gain / leak.
+struct Evidence {
+  double gain = 0, size = 0, leak = 0, scale = 1;  // size: sum of the terms of gain, without signs; scale: of the data
+  OPTL_HD bool excludes(double radius) const { return gain > 1e-8 * size && gain >= radius * leak * scale; }
+};
 
 }  // namespace optl::rules
