@@ -21,7 +21,7 @@ FlatMap = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class System:
-    """``A x = rhs`` seen flat: ``A`` maps ``(*batch, N)`` to ``(*batch, M)``.
+    """``A x = rhs`` (LIN-1) seen flat: ``A`` maps ``(*batch, N)`` to ``(*batch, M)``.
 
     With ``least_squares`` the system to be solved is ``A' A x = A' rhs``, and its residual is the one that counts.
     """
@@ -45,7 +45,7 @@ class System:
 
 
 class Correction(NamedTuple):
-    """What a method proposes for ``A step = r`` with a residual ``r`` of length 1."""
+    """What a method proposes for ``A step = r`` (LIN-2) with a residual ``r`` of length 1."""
 
     step: Tensor  # (*batch, N)
     iterations: Tensor  # (*batch) int64
@@ -55,7 +55,7 @@ class Correction(NamedTuple):
 
 @dataclass(frozen=True)
 class CorrectingSolver(LinearSolver):
-    """A solver that improves ``x`` by corrections and judges it by the true residual.
+    """A solver that improves ``x`` by corrections and judges it by the true residual, (LIN-3).
 
     Args:
         rtol, atol: a sample has converged if ``||b - A x|| <= max(rtol ||b||, atol)``. Without ``rtol`` it is
@@ -108,7 +108,7 @@ class CorrectingSolver(LinearSolver):
             scale = torch.where(gap > 0, gap, 1.0)
             used = int(spent.max()) if can_read(spent) and spent.numel() else 0
             correction = correct(defect / scale[..., None], target / scale, used)
-            x = x + scale[..., None] * correction.step
+            x = x + scale[..., None] * correction.step  # (LIN-2)
             defect = rhs - system.matvec(x)
             gap, spent = system.gap(defect), spent + correction.iterations
             doubtful = correction.claimed & (gap > target)
@@ -125,7 +125,7 @@ class CorrectingSolver(LinearSolver):
 
     @staticmethod
     def _at_rounding(gap: Tensor, matrix_norm: Tensor | float, x: Tensor, size: Tensor) -> Tensor:
-        """Backward stable: a residual of some ``eps ||A|| ||x||`` is the best there is, at any conditioning.
+        """(LIN-4) Backward stable: a residual of some ``eps ||A|| ||x||`` is the best there is, at any conditioning.
 
         But where that comes near ``||b||`` itself, ``A`` is all but singular and ``x`` means nothing.
         """

@@ -23,7 +23,7 @@ class KrylovSolver(CorrectingSolver):
     wrong where they come early (``A = c I``). Derivatives of the solution are for the implicit rule, or for LU.
 
     Args:
-        maxiter: most iterations; 10 N without.
+        maxiter: most iterations; 10 N without. Under vmap and compile, where no value can be read, all are taken.
         preconditioner: linear map from trees to trees, near the inverse of ``A``. Transposed where that is needed.
     """
 

@@ -33,7 +33,7 @@ class Neumann(LinearSolver):
         """The truncated series, without the product with ``A`` that measuring its residual would cost."""
         rhs, unravel = tree.ravel(b, self.batch_ndim)
         x = rhs
-        for _ in range(self.terms):  # Horner: x <- b + (I - alpha A) x
+        for _ in range(self.terms):  # (LIN-6) by Horner: x <- b + (I - alpha A) x
             x = rhs + x - self.alpha * tree.ravel(matvec(unravel(x)), self.batch_ndim)[0]
         return unravel(self.alpha * x)
 

@@ -60,7 +60,7 @@ class NormalCG(KrylovSolver):
 
         if self.ridge == 0.0:
             return System(matvec, rhs, start, unravel, size, precondition, rmatvec, least_squares=rows != size)
-        # Least squares on [A; sqrt(ridge) I] x = [b; 0] has the ridge in its normal equations.
+        # Least squares on [A; sqrt(ridge) I] x = [b; 0] has the ridge in its normal equations: (LIN-5).
         root = sqrt(self.ridge)
         return System(
             lambda v: torch.cat([matvec(v), root * v], dim=-1),
