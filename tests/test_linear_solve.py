@@ -1,4 +1,7 @@
-"""Linear solvers: one catalogue of solver, kind of matrix and dtype, and the properties every entry has."""
+"""Linear solvers: one catalogue of solver, kind of matrix and dtype, and the properties every entry has.
+
+A long file, so that a new solver is held to all of them by one line.
+"""
 
 import warnings
 from dataclasses import replace
