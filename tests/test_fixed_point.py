@@ -53,9 +53,10 @@ def test_one_step_is_a_truncated_neumann_series(problem, steps):
 )
 def test_gradcheck(problem, adjoint):
     init, a, W = problem
+    init, a, W = init[:2, :3], a[:2, :3], 0.4 * W[:3, :3]
 
     def f(a, W):
-        return ol.fixed_point(tanh_map, init, (a, W), solver=ol.Picard(rtol=1e-14), adjoint=adjoint).x
+        return ol.fixed_point(tanh_map, init, (a, W), solver=ol.Picard(rtol=1e-13), adjoint=adjoint).x
 
     inputs = (a.requires_grad_(), W.requires_grad_())
     assert gradcheck(f, inputs, check_forward_ad=True)
@@ -97,7 +98,7 @@ def test_vmap_and_compile_equal_eager(problem):
 
     def f(a):
         start = torch.zeros(4, dtype=F64)
-        return ol.fixed_point(lambda x, a, W: torch.tanh(W @ x) + a, start, (a, W), solver=ol.Picard(max_steps=60)).x
+        return ol.fixed_point(lambda x, a, W: torch.tanh(W @ x) + a, start, (a, W), solver=ol.Picard(max_steps=15, rtol=1e-2)).x
 
     one_by_one = torch.stack([f(row) for row in a])
     torch.testing.assert_close(torch.vmap(f)(a), one_by_one)

@@ -40,7 +40,8 @@ class ResidualRule(Rule):
         operator = operator.T if transpose else operator
         b = self._rebuild_x(rhs)
         if isinstance(self._solve, LinearSolver):
-            return _tensors(self._solve(operator.matvec, b, rmatvec=operator.rmatvec))
+            solve = self._solve.T if transpose else self._solve  # its preconditioner is one for A
+            return _tensors(solve(operator.matvec, b, rmatvec=operator.rmatvec))
         return _tensors(self._solve(operator.matvec, b))
 
 
