@@ -243,6 +243,31 @@ def test_weakly_active_constraints_are_exact_and_not_marked(solve):
 
 
 @both
+def test_constraints_through_the_solution_are_not_marked(solve):
+    """Rows that pass through the solution, up to rounding, whichever side the rounding falls."""
+    problem = make(8, 10, 5, 1)  # fewer rows than variables: multipliers are unique
+    before = solve(*problem)
+    g = torch.randn(8, 3, 10).double()
+    problem[2] = torch.cat([problem[2], g], 1)
+    problem[3] = torch.cat([problem[3], (g @ before.x[..., None])[..., 0]], 1)
+    r = solve(*problem)
+    assert_solved(problem, r)
+    torch.testing.assert_close(r.x, before.x, rtol=0, atol=1e-11)
+    assert torch.equal(r.active_G[:, :5], before.active_G) and not r.active_G[:, 5:].any()
+
+
+@both
+def test_units_of_variables_do_not_matter(solve):
+    Q, p, G, h, A, b, lb, ub = make(4, 10, 8, 3, bounds=True)
+    unit = 10 ** torch.linspace(-5, 5, 10, dtype=torch.float64)
+    plain = solve(Q, p, G, h, A, b, lb, ub)
+    r = solve(unit[:, None] * Q * unit, unit * p, G * unit, h, A * unit, b, lb / unit, ub / unit)
+    assert r.status.tolist() == [0] * 4
+    torch.testing.assert_close(r.x * unit, plain.x, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(r.z, plain.z, rtol=1e-8, atol=1e-8)
+
+
+@both
 def test_fixed_variables(solve):
     problem = make(4, 6, 4, 1, bounds=True)
     feasible = solve(*problem).x
