@@ -30,9 +30,13 @@ def check_tensors(function: str, tensors: Mapping[str, Tensor | None]) -> tuple[
         if first is None:
             first, dtype, device = name, tensor.dtype, tensor.device
         elif tensor.dtype != dtype:
-            raise ValueError(f"{function}: {name} has dtype {tensor.dtype} but {first} has {dtype}; give both the same.")
+            raise ValueError(
+                f"{function}: {name} has dtype {tensor.dtype} but {first} has {dtype}; give both the same."
+            )
         elif tensor.device != device:
-            raise ValueError(f"{function}: {name} is on {tensor.device} but {first} is on {device}; give both the same.")
+            raise ValueError(
+                f"{function}: {name} is on {tensor.device} but {first} is on {device}; give both the same."
+            )
     return dtype, device
 
 

@@ -42,9 +42,7 @@ _EXPLANATIONS = {
         "The data of the sample are no convex problem: NaN, an infinity where none can be, lb > ub, or a Q with a "
         "negative eigenvalue."
     ),
-    Status.NUMERICAL_ERROR: (
-        "The iteration broke down before it could decide. Rescale the data, or solve in float64."
-    ),
+    Status.NUMERICAL_ERROR: ("The iteration broke down before it could decide. Rescale the data, or solve in float64."),
 }
 
 

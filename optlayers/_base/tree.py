@@ -46,7 +46,8 @@ def norm(a: Tree, batch_ndim: int = 0) -> Tensor:
     flat, _ = ravel(a, batch_ndim)
     if flat.shape[-1] == 0:
         return flat.sum(-1)
-    largest = flat.detach().abs().amax(-1, keepdim=True)
+    with torch.no_grad():
+        largest = flat.abs().amax(-1, keepdim=True)
     # Zero, infinite and NaN vectors have no scale; unscaled they give 0, inf and NaN by themselves.
     scale = torch.where(torch.isfinite(largest) & (largest > 0), largest, 1.0)
     return scale.squeeze(-1) * torch.linalg.vector_norm(flat / scale, dim=-1)

@@ -154,6 +154,7 @@ class CorrectingSolver(LinearSolver):
         return flat
 
 
+@torch.no_grad()  # rather than detach, which batched gradients of torch.autograd (is_grads_batched) do not know
 def length(v: Tensor) -> Tensor:
     """Euclidean norm over the last dimension, safe from overflow, without derivative: it only scales and judges."""
-    return tree.norm(v.detach(), v.ndim - 1)
+    return tree.norm(v, v.ndim - 1)

@@ -42,7 +42,8 @@ class DenseSolver(CorrectingSolver):
             matrix = torch.where(singular[..., None, None], identity, matrix)
             substitute, _ = self.factor(matrix, system.rhs)
         bad = bad | singular
-        norm = torch.linalg.matrix_norm(matrix.detach())
+        with torch.no_grad():
+            norm = torch.linalg.matrix_norm(matrix)
 
         def correct(r: Tensor, target: Tensor, spent: int) -> Correction:
             rhs = r[..., None]

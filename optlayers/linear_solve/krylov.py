@@ -57,9 +57,10 @@ class KrylovSolver(CorrectingSolver):
         return Correction(end.state.x, end.steps, reached(end.state))
 
 
+@torch.no_grad()
 def length(v: Tensor) -> Tensor:
     """(*batch): length without the guard against overflow, as a run starts with a residual of 1; no derivative."""
-    return torch.linalg.vector_norm(v.detach(), dim=-1)
+    return torch.linalg.vector_norm(v, dim=-1)
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
