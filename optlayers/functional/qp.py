@@ -189,7 +189,7 @@ def _neutral(solved: Tensor, data: Sequence[Tensor]) -> list[Tensor]:
 
 
 def residual(point: Sequence[Tensor], args: Sequence[Tensor]) -> list[Tensor]:
-    """The KKT residual on a fixed active set (QP-3): ``point = (x, y, z, z_lb, z_ub)``, polynomial, square."""
+    """The KKT residual on a fixed active set (IPM-18): ``point = (x, y, z, z_lb, z_ub)``, polynomial, square."""
     x, y, z, z_lb, z_ub = point
     Q, p, G, h, A, b, lb, ub, active_G, active_lb, active_ub = args
     stationarity = _mv(Q, x) + p + _mv(G.mT, z) + _mv(A.mT, y)
@@ -207,7 +207,7 @@ def residual(point: Sequence[Tensor], args: Sequence[Tensor]) -> list[Tensor]:
 
 
 class QPRule(Rule):
-    """The KKT system of a QP on its active set, solved by the native factorization (QP-4)."""
+    """The KKT system of a QP on its active set, solved by the native factorization (IPM-19)."""
 
     differentiable = [True] * 8 + [False] * 3
 
