@@ -97,8 +97,8 @@ def test_vmap_and_compile_equal_eager(problem):
     _, a, W = problem
 
     def f(a):
-        start = torch.zeros(4, dtype=F64)
-        return ol.fixed_point(lambda x, a, W: torch.tanh(W @ x) + a, start, (a, W), solver=ol.Picard(max_steps=15, rtol=1e-2)).x
+        start, solver = torch.zeros(4, dtype=F64), ol.Picard(max_steps=15, rtol=1e-2)
+        return ol.fixed_point(lambda x, a, W: torch.tanh(W @ x) + a, start, (a, W), solver=solver).x
 
     one_by_one = torch.stack([f(row) for row in a])
     torch.testing.assert_close(torch.vmap(f)(a), one_by_one)

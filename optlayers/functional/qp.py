@@ -221,7 +221,7 @@ class QPRule(Rule):
         if not transpose:  # rows of inactive constraints read d_z = r_z, and d_z enters stationarity
             inactive = [torch.where(mask, 0.0, r) for mask, r in zip(active, r_z, strict=True)]
             r_x = r_x - _constraints_transposed(G, lb, ub, inactive)
-        d_x, d_y, *d_z, error = ops.qp_kkt(*matrices, *active, r_x, r_y, *r_z)
+        d_x, d_y, *d_z, error = ops.qp_kkt(*[*matrices, *active, r_x, r_y, *r_z])
         _warn_if_singular(error, Q.dtype)
         if transpose:
             rows = [_mv(G, d_x), -d_x if lb.shape[-1] else lb, d_x if ub.shape[-1] else ub]

@@ -31,8 +31,8 @@ class InteriorPoint:
 
     def __call__(self, data: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Solve for ``(Q, p, G, h, A, b, lb, ub)``, each with one batch dimension; see :func:`ops.qp_solve`."""
-        return ops.qp_solve(*data, self.tolerance(data[0].dtype), self.max_steps)
+        return ops.qp_solve(*data, eps=self.tolerance(data[0].dtype), max_steps=self.max_steps)
 
     def unrolled(self, data: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The same in plain torch operations, on the tape and without the polish, which would leave it."""
-        return reference.qp_solve(*data, self.tolerance(data[0].dtype), self.max_steps, polish=False)
+        return reference.qp_solve(*data, eps=self.tolerance(data[0].dtype), max_steps=self.max_steps, polish=False)
