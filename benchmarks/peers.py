@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy
 import torch
 from reference import Point, Problem
-from runner import Case
+from runner import Case, torch_threads
 from torch import Tensor
 
 import optlayers as ol
@@ -56,20 +56,36 @@ def qpth(threads: int) -> Contestant:
         context = x.grad_fn  # qpth returns x alone; its backward keeps the multipliers
         return Point(x, context.nus if A.shape[-2] else b, context.lams)
 
-    return _torch_contestant("eps=1e-10, maxIter=30, check_Q_spd=False", solve)
+    contestant = _torch_contestant("eps=1e-10, maxIter=30, check_Q_spd=False; one thread above n = 128", solve)
+
+    def prepare(problem: Problem, cotangent: Tensor) -> Case:
+        case = contestant.prepare(problem, cotangent)
+        count = threads if max(problem.Q.shape[-1], problem.G.shape[-2]) <= 128 else 1  # see torch_threads
+
+        def forward() -> Point:
+            with torch_threads(count):
+                return case.forward()
+
+        def backward(point: Point) -> Any:
+            with torch_threads(count):
+                return case.backward(point)
+
+        return Case(forward, backward)
+
+    return contestant._replace(prepare=prepare)
 
 
 def proxsuite(threads: int) -> Contestant:
     """QPLayer (Bambade et al., 2024): augmented Lagrangians, a C++ solver called once a sample."""
     layer = import_module("proxsuite.torch.qplayer")
     vars(layer)["os"] = SimpleNamespace(cpu_count=lambda: 2 * threads)  # it uses half of the processors it sees
-    function = layer.QPFunction(eps=1e-8, omp_parallel=True)
+    function = layer.QPFunction(eps=1e-9, omp_parallel=True)
 
     def solve(leaves: Sequence[Tensor]) -> Point:
         Q, p, G, h, A, b = leaves
         return Point(*function(Q, p, A, b, G, torch.full_like(h, -1e20), h))
 
-    return _torch_contestant(f"eps=1e-8, omp_parallel=True on {threads} threads", solve)
+    return _torch_contestant(f"eps=1e-9, omp_parallel=True on {threads} threads", solve)
 
 
 def moreau(threads: int) -> Contestant:
@@ -102,14 +118,15 @@ def qpax(threads: int) -> Contestant:
     """qpax (Tracy and Manchester, 2024): an interior point in JAX, compiled over the batch."""
     jax, package = import_module("jax"), import_module("qpax")
     jax.config.update("jax_enable_x64", True)
-    tolerance = {"solver_tol": 1e-8, "target_kappa": 1e-8}
+    # Not the default backend "e": it cannot reach 1e-8 (slacks have a floor), and its gradient in G is wrong.
+    settings = {"backend": "i", "solver_tol": 1e-8}
 
     def primal(Q, p, G, h, A, b):
-        return package.solve_qp_primal(Q, p, A, b, G, h, **tolerance)
+        return package.solve_qp_primal(Q, p, A, b, G, h, target_kappa=1e-8, **settings)
 
     @jax.jit
     def all_variables(Q, p, G, h, A, b):
-        x, _, z, y, *_ = jax.vmap(lambda *data: package.solve_qp(*data, solver_tol=1e-8))(Q, p, A, b, G, h)
+        x, _, z, y, *_ = jax.vmap(lambda *data: package.solve_qp(*data, **settings))(Q, p, A, b, G, h)
         return x, y, z
 
     forward = jax.jit(lambda *data: jax.vjp(jax.vmap(primal), *data))
@@ -127,7 +144,7 @@ def qpax(threads: int) -> Contestant:
         return [torch.from_numpy(numpy.array(array)) for array in arrays]
 
     return Contestant(
-        "solver_tol=1e-8, target_kappa=1e-8, under jit and vmap",
+        "backend='i', solver_tol=1e-8, target_kappa=1e-8, under jit and vmap",
         prepare,
         point=lambda state: Point(*to_torch(all_variables(*state[2]))),
         gradient=lambda arrays, _: Problem(*to_torch(arrays)),

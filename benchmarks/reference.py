@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, TypeVar
 
 import torch
+from runner import torch_threads
 from torch import Tensor
 
 
@@ -78,7 +79,8 @@ def solve_exactly(problem: Problem, near: Point, cotangent: Tensor) -> tuple[Poi
         K[:, n : n + equalities, :n] = A
         K[:, n + equalities :, :n] = G_on
         K[:, n + equalities :, n + equalities :] = torch.diag_embed(1 - on)
-        factors = torch.linalg.lu_factor(K)
+        with torch_threads(1):  # see torch_threads
+            factors = torch.linalg.lu_factor(K)
         x, y, z = _split(_refined_solve(K, factors, torch.cat([-p, b, on * h], dim=-1), adjoint=False), n, equalities)
         wrong = torch.where(active, z < 0, h - _mv(G, x) < 0)
         if not wrong.any():

@@ -9,7 +9,8 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +37,17 @@ def limit_threads(count: int) -> None:
     """Give torch and the thread pools of the peers `count` threads. Call it before a peer is imported."""
     torch.set_num_threads(count)
     os.environ["RAYON_NUM_THREADS"] = os.environ["NPROC"] = str(count)  # Rust's pool, XLA's pool
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Other threads for torch. Its batched LU (2.13, x86) returns invalid pivots above n = 128 on more than one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def measure(cases: Mapping[str, Case], repeats: int, window: float = 0.02) -> dict[str, Times]:

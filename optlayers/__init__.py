@@ -12,7 +12,7 @@ from .solvers import InteriorPoint, Picard
 
 __version__ = "0.1.0"
 
-__all__ = [
+__all__ = [  # noqa: RUF022 - by floor
     "__version__",
     # what became of each sample
     "Solution",
