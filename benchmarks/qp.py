@@ -52,8 +52,9 @@ def run(size: Sequence[int], contestants: Mapping[str, peers.Contestant], repeat
     """Time and check every contestant on one random problem of `size`: batch, variables, inequalities, equalities."""
     problem = random_problem(*size)
     cotangent = torch.randn(problem.p.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    rounded = cast(problem, torch.float32)
     entries = {name: (contestant, problem) for name, contestant in contestants.items()}
-    entries[SINGLE] = (contestants[OURS], cast(problem, torch.float32))
+    entries[SINGLE] = (contestants[OURS], rounded)
     cases = {}
     for name, (entry, data) in entries.items():
         case = entry.prepare(data, cotangent.to(data.p.dtype))
@@ -65,18 +66,18 @@ def run(size: Sequence[int], contestants: Mapping[str, peers.Contestant], repeat
 
     product_rate = matrix_product_rate()
     times = measure(cases, repeats)
+    exact = {data.p.dtype: _exact_solution(data, cotangent) for data in (problem, rounded)}
     measured = {}
     for name, case in cases.items():
         entry, data = entries[name]
         state = case.forward()
         point, gradient = entry.point(state), entry.gradient(case.backward(state), data)
         del state  # it holds the graph, which the peak is to count
-        double = cast(data, torch.float64)
-        exact, exact_gradient = _exact_solution(double, cotangent.to(data.p.dtype).double())
+        exact_point, exact_gradient = exact[data.p.dtype]
         measured[name] = {
             **times[name]._asdict(),
-            "kkt_residual": kkt_residual(double, cast(point, torch.float64)),
-            "x_error": (point.x.double() - exact.x).abs().max().item(),
+            "kkt_residual": kkt_residual(cast(data, torch.float64), cast(point, torch.float64)),
+            "x_error": (point.x.double() - exact_point.x).abs().max().item(),
             "gradient_error": gradient_error(cast(gradient, torch.float64), exact_gradient),
             "peak_memory_mib": peak_memory(case),
         }
@@ -93,10 +94,12 @@ def run(size: Sequence[int], contestants: Mapping[str, peers.Contestant], repeat
     }
 
 
-def _exact_solution(problem: Problem, cotangent: torch.Tensor) -> tuple[Point, Problem]:
-    """The reference; this library's solution only tells it where to look first."""
+def _exact_solution(data: Problem, cotangent: torch.Tensor) -> tuple[Point, Problem]:
+    """The reference of data that may be rounded; this library's solution only tells it where to look first."""
+    problem = cast(data, torch.float64)
     solution = peers.solve(problem)
-    return solve_exactly(problem, Point(solution.x, solution.y, solution.z), cotangent)
+    near = Point(solution.x, solution.y, solution.z)
+    return solve_exactly(problem, near, cotangent.to(data.p.dtype).double())
 
 
 def _factorization_flops(problem: Problem) -> float:
