@@ -5,7 +5,7 @@ Solvers find points, `implicit` differentiates points, `functional` joins the tw
 
 from . import linear_solve
 from ._base.status import Solution, SolveError, Status
-from .functional import QPSolution, fixed_point, solve_qp
+from .functional import ClosestQPSolution, QPSolution, fixed_point, solve_closest_qp, solve_qp
 from .implicit import Implicit, OneStep, Unroll, custom_fixed_point, custom_root, root_jvp, root_vjp
 from .layers import QPLayer
 from .solvers import InteriorPoint, Picard
@@ -32,8 +32,10 @@ __all__ = [  # noqa: RUF022 - by floor
     "InteriorPoint",
     "Picard",
     # problem in, differentiable solution out
+    "ClosestQPSolution",
     "QPSolution",
     "fixed_point",
+    "solve_closest_qp",
     "solve_qp",
     # layers
     "QPLayer",

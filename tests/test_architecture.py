@@ -39,8 +39,10 @@ PUBLIC_NAMES = [
     "root_vjp",
     "InteriorPoint",
     "Picard",
+    "ClosestQPSolution",
     "QPSolution",
     "fixed_point",
+    "solve_closest_qp",
     "solve_qp",
     "QPLayer",
 ]

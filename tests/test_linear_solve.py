@@ -601,3 +601,18 @@ def test_ldl_factors_where_nothing_is_recorded(monkeypatch):
     with torch.no_grad():
         LDL()(product(a), b)
     assert len(calls) == 2
+
+
+def test_large_batched_systems_on_several_threads():
+    """torch's batched LU is not safe there; the solver must be."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        A, b = torch.randn(3, 160, 160, dtype=torch.float64), torch.randn(3, 160, dtype=torch.float64)
+        x = LU(batch_ndim=1)(lambda v: (A @ v[..., None])[..., 0], b)
+        by_vmap = torch.vmap(lambda A, b: LU()(lambda v: A @ v, b))(A, b)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close((A @ x[..., None])[..., 0], b, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(by_vmap, x)

@@ -1,6 +1,7 @@
 """Problem in, differentiable solution out."""
 
+from .closest import ClosestQPSolution, solve_closest_qp
 from .fixed_point import fixed_point
 from .qp import QPSolution, solve_qp
 
-__all__ = ["QPSolution", "fixed_point", "solve_qp"]
+__all__ = ["ClosestQPSolution", "QPSolution", "fixed_point", "solve_closest_qp", "solve_qp"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..functional import QPSolution, solve_qp
+from ..functional import ClosestQPSolution, QPSolution, solve_closest_qp, solve_qp
 from ..implicit import Adjoint, Implicit
 from ..solvers import InteriorPoint
 
@@ -28,6 +28,8 @@ class QPLayer(nn.Module):
         Q, p, G, h, A, b, lb, ub: as in :func:`~optlayers.solve_qp`, with or without batch dimensions.
         solver, adjoint: as in :func:`~optlayers.solve_qp`.
         throw: raise :class:`~optlayers.SolveError` if a sample fails; otherwise its ``x`` is NaN with zero gradient.
+        closest: where a program has no feasible point, solve the closest one that has
+            (:func:`~optlayers.solve_closest_qp`), so that constraints can be learned from any start.
 
     Example:
         A layer that projects onto the simplex, with the vector to project as ``p = -x``::
@@ -52,6 +54,7 @@ class QPLayer(nn.Module):
         solver: InteriorPoint = InteriorPoint(),
         adjoint: Adjoint = Implicit(),
         throw: bool = True,
+        closest: bool = False,
     ):
         super().__init__()
         for name, value in zip(_NAMES, (Q, p, G, h, A, b, lb, ub), strict=True):
@@ -64,13 +67,14 @@ class QPLayer(nn.Module):
         self.solver = solver
         self.adjoint = adjoint
         self.throw = throw
+        self.closest = closest
 
     def forward(self, *args: Tensor, **data: Tensor) -> Tensor:
         """The minimizer ``x (*, n)``; the missing data by keyword, or by position if there is one."""
         return self.solve(*args, **data).x
 
-    def solve(self, *args: Tensor, **data: Tensor) -> QPSolution:
-        """The whole :class:`~optlayers.QPSolution`: multipliers, status and residuals too."""
+    def solve(self, *args: Tensor, **data: Tensor) -> QPSolution | ClosestQPSolution:
+        """The whole :class:`~optlayers.QPSolution`, or :class:`~optlayers.ClosestQPSolution` with ``closest``."""
         if args:
             data = {**self._positional(args, data), **data}
         for name in data:
@@ -79,7 +83,8 @@ class QPLayer(nn.Module):
             if getattr(self, name) is not None:
                 raise TypeError(f"QPLayer: {name} was given to the constructor and again to the call.")
         held: dict[str, Any] = {name: getattr(self, name) for name in _NAMES}
-        return solve_qp(**{**held, **data}, solver=self.solver, adjoint=self.adjoint, throw=self.throw)
+        solve = solve_closest_qp if self.closest else solve_qp
+        return solve(**{**held, **data}, solver=self.solver, adjoint=self.adjoint, throw=self.throw)
 
     def _positional(self, args: tuple[Tensor, ...], data: dict[str, Tensor]) -> dict[str, Tensor]:
         present = {name for name in _NAMES if getattr(self, name) is not None} | set(data)

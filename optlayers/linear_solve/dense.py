@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -60,8 +61,26 @@ class LU(DenseSolver):
     """LU with partial pivoting: any square ``A``. Derivatives of a direct call are exact, at any order."""
 
     def factor(self, matrix: Tensor, rhs: Tensor) -> tuple[Substitution, Tensor]:
-        lu, pivots, info = torch.linalg.lu_factor_ex(matrix)
+        with _one_thread(matrix):
+            lu, pivots, info = torch.linalg.lu_factor_ex(matrix)
         return lambda r: torch.linalg.lu_solve(lu, pivots, r), info != 0
+
+
+@contextmanager
+def _one_thread(matrix: Tensor) -> Iterator[None]:
+    """A batch of LU factorizations on several CPU threads has invalid pivots, or hangs, from N = 150 on (torch 2.13).
+
+    Under vmap the batch does not show in the shape, so that size and device alone decide.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or matrix.device.type != "cpu" or matrix.shape[-1] < 128 or torch.compiler.is_compiling():
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
