@@ -5,7 +5,9 @@ The experiment of OptNet (Amos and Kolter, 2017). A board is a 0/1 vector of 64 
     min 0.05 ||x||^2 - puzzle'x   s.t.   A x = A exp(z),  x >= 0
 
 where ``A`` (40 x 64) and ``z`` are learned, starting from noise. Nothing tells it what a row, a column or a block is.
-``exp(z)`` is a positive point on the constraints, so that the program is always feasible.
+``exp(z)`` is a positive point on the constraints, so that the program is always feasible. With ``--closest`` the
+constraints are ``A x = 1`` instead, which contradict ``x >= 0`` at times: then the layer solves the closest program
+that is feasible, and how far that is joins the loss.
 """
 
 from __future__ import annotations
@@ -32,15 +34,22 @@ CELLS, DIGITS = 16, 4
 class Sudoku(nn.Module):
     """Boards ``(B, 64)`` with blanks to boards without, by a program with learned equality constraints."""
 
-    def __init__(self, constraints: int = 40):
+    def __init__(self, constraints: int = 40, closest: bool = False):
         super().__init__()
         n = CELLS * DIGITS
         self.A = nn.Parameter(torch.rand(constraints, n))
-        self.z = nn.Parameter(torch.zeros(n))
-        self.program = ol.QPLayer(Q=0.1 * torch.eye(n), lb=torch.zeros(n))
+        self.z = None if closest else nn.Parameter(torch.zeros(n))
+        self.program = ol.QPLayer(Q=0.1 * torch.eye(n), lb=torch.zeros(n), closest=closest)
 
     def forward(self, puzzle: Tensor) -> Tensor:
-        return self.program(p=-puzzle, A=self.A, b=self.A @ self.z.exp())
+        return self.solve(puzzle)[0]
+
+    def solve(self, puzzle: Tensor) -> tuple[Tensor, Tensor]:
+        """The boards, and the mean square of what had to be added to ``b``."""
+        if self.z is not None:
+            return self.program(p=-puzzle, A=self.A, b=self.A @ self.z.exp()), puzzle.new_zeros(())
+        found = self.program.solve(p=-puzzle, A=self.A, b=self.A.new_ones(len(self.A)))
+        return found.x, found.shift_b.square().sum(-1).mean()
 
 
 def all_grids() -> np.ndarray:
@@ -123,6 +132,7 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, help="npz file with puzzle and solution, each (N, 4, 4); default: generated"
     )
+    parser.add_argument("--closest", action="store_true", help="learn A x = 1, from a start that is not feasible")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--batch", type=int, default=150)
     parser.add_argument("--lr", type=float, default=5e-2)
@@ -145,7 +155,7 @@ def main() -> None:
     train = puzzles[:-held_out], solutions[:-held_out]
     test = puzzles[-held_out:], solutions[-held_out:]
 
-    model = Sudoku().double().to(options.device)
+    model = Sudoku(closest=options.closest).double().to(options.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=options.lr)
     batches = -(-len(train[0]) // options.batch)
     losses: list[float] = []
@@ -168,11 +178,12 @@ def main() -> None:
         for step, index in enumerate(bar):
             # Linear decay: at a constant rate the last few boards come and go.
             optimizer.param_groups[0]["lr"] = options.lr * (1 - (epoch * batches + step) / total)
-            loss = nn.functional.mse_loss(model(train[0][index]), train[1][index])
+            boards, shift = model.solve(train[0][index])
+            mse = nn.functional.mse_loss(boards, train[1][index])
             optimizer.zero_grad()
-            loss.backward()
+            (mse + shift).backward()
             optimizer.step()
-            losses.append(loss.item())
+            losses.append(mse.item())
             bar.set_postfix(mse=f"{losses[-1]:.1e}")
         wrong.append(wrong_boards(model, *test))
         tqdm.write(f"epoch {epoch + 1}: {wrong[-1]} of {held_out} unseen boards wrong, mse {losses[-1]:.1e}")
