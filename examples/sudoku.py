@@ -46,10 +46,10 @@ class Sudoku(nn.Module):
 
     def solve(self, puzzle: Tensor) -> tuple[Tensor, Tensor]:
         """The boards, and the mean square of what had to be added to ``b``."""
-        if self.z is not None:
-            return self.program(p=-puzzle, A=self.A, b=self.A @ self.z.exp()), puzzle.new_zeros(())
-        found = self.program.solve(p=-puzzle, A=self.A, b=self.A.new_ones(len(self.A)))
-        return found.x, found.shift_b.square().sum(-1).mean()
+        b = self.A.new_ones(len(self.A)) if self.z is None else self.A @ self.z.exp()
+        found = self.program.solve(p=-puzzle, A=self.A, b=b)
+        shift = found.shift_b if isinstance(found, ol.ClosestQPSolution) else torch.zeros_like(b)
+        return found.x, shift.square().sum(-1).mean()
 
 
 def all_grids() -> np.ndarray:
