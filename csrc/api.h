@@ -28,7 +28,7 @@ struct Batched {
   T* operator[](int64_t i) const { return data + i * stride; }
 };
 
-/// min 1/2 x'Qx + p'x  s.t.  Gx <= h, Ax = b, lb <= x <= ub; matrices row-major, Q symmetric.
+/// min 1/2 x'Qx + p'x  s.t.  Gx <= h, Ax = b, lb <= x <= ub; matrices row-major; Q counts as (Q + Q')/2.
 template <class T>
 struct QpProblem {
   Batched<const T> Q, p, G, h, A, b, lb, ub;
@@ -55,10 +55,24 @@ struct QpKktResult {
   Batched<T> d_x, d_y, d_z, d_lb, d_ub, error;
 };
 
+/// A backward pass: the system with the cotangents as r_*, and the solution it is taken at.
+template <class T>
+struct QpBackward {
+  QpKkt<T> system;
+  Batched<const T> x, y, z;
+};
+
+/// Gradients of the matrices that are not wanted are null.
+template <class T>
+struct QpBackwardResult {
+  QpKktResult<T> u;
+  Batched<T> grad_Q, grad_G, grad_A;
+};
+
 /// Widest instruction set this processor runs among those compiled: "portable", "avx2" or "avx512".
 const char* isa();
 
-/// Doubles of workspace that one thread needs, for either of the two functions below.
+/// Doubles of workspace that one thread needs, for any of the functions below.
 int64_t qp_workspace(const QpSizes& sizes);
 
 /// Solve a batch of programs, each to a status of its own. T is float or double; the iteration runs in double.
@@ -68,9 +82,14 @@ void qp_solve(const QpSizes& sizes, const QpProblem<T>& problem, double eps, int
               const QpResult<T>& result, double* workspace, int threads);
 
 /// Solve a batch of active-set systems by a regularised factorisation and refinement. error is the relative residual,
-/// of order one for a singular inconsistent system; not small (maybe NaN or
-/// infinite) where the data hold a NaN. Workspace as above. Does not allocate.
+/// of order one for a singular inconsistent system; not small (maybe NaN or infinite) where the data hold a NaN. Workspace as above. Does not allocate.
 template <class T>
 void qp_kkt(const QpSizes& sizes, const QpKkt<T>& system, const QpKktResult<T>& result, double* workspace, int threads);
+
+/// The same, and from its solution u the gradients of the matrices,
+/// -(u_x x' + x u_x')/2, -(z u_x' + u_z x') and -(y u_x' + u_y x') (IPM-20). Does not allocate.
+template <class T>
+void qp_backward(const QpSizes& sizes, const QpBackward<T>& in, const QpBackwardResult<T>& result, double* workspace,
+                 int threads);
 
 }  // namespace optl

@@ -52,17 +52,51 @@ void qp_solve(const py::tuple& sizes_in, const py::tuple& arrays, double eps, in
 }
 
 template <class T>
-void qp_kkt(const py::tuple& sizes_in, const py::tuple& arrays, int64_t workspace, int threads) {
-  const optl::QpSizes z = sizes(sizes_in);
-  Reader r(arrays);
+optl::QpKkt<T> kkt_system(Reader& r) {
   optl::QpKkt<T> in{};
   for (auto* a : {&in.Q, &in.G, &in.A}) *a = r.array<const T>();
   for (auto* a : {&in.active_G, &in.active_lb, &in.active_ub}) *a = r.array<const bool>();
   for (auto* a : {&in.r_x, &in.r_y, &in.r_z, &in.r_lb, &in.r_ub}) *a = r.array<const T>();
+  return in;
+}
+
+template <class T>
+optl::QpKktResult<T> kkt_result(Reader& r) {
   optl::QpKktResult<T> out{};
   for (auto* a : {&out.d_x, &out.d_y, &out.d_z, &out.d_lb, &out.d_ub, &out.error}) *a = r.array<T>();
+  return out;
+}
+
+/// Whether every sample's error is at most `tolerance`; not so for a NaN.
+template <class T>
+bool all_regular(const optl::QpKktResult<T>& out, int64_t batch, double tolerance) {
+  bool regular = true;
+  for (int64_t b = 0; b < batch; ++b) regular = regular && *out.error[b] <= tolerance;
+  return regular;
+}
+
+template <class T>
+bool qp_kkt(const py::tuple& sizes_in, const py::tuple& arrays, double tolerance, int64_t workspace, int threads) {
+  const optl::QpSizes z = sizes(sizes_in);
+  Reader r(arrays);
+  const auto in = kkt_system<T>(r);
+  const auto out = kkt_result<T>(r);
   const py::gil_scoped_release release;
   optl::qp_kkt<T>(z, in, out, reinterpret_cast<double*>(workspace), threads);
+  return all_regular(out, z.batch, tolerance);
+}
+
+template <class T>
+bool qp_backward(const py::tuple& sizes_in, const py::tuple& arrays, double tolerance, int64_t workspace, int threads) {
+  const optl::QpSizes z = sizes(sizes_in);
+  Reader r(arrays);
+  optl::QpBackward<T> in{kkt_system<T>(r), {}, {}, {}};
+  for (auto* a : {&in.x, &in.y, &in.z}) *a = r.array<const T>();
+  optl::QpBackwardResult<T> out{kkt_result<T>(r), {}, {}, {}};
+  for (auto* a : {&out.grad_Q, &out.grad_G, &out.grad_A}) *a = r.array<T>();
+  const py::gil_scoped_release release;
+  optl::qp_backward<T>(z, in, out, reinterpret_cast<double*>(workspace), threads);
+  return all_regular(out.u, z.batch, tolerance);
 }
 
 }  // namespace
@@ -77,4 +111,6 @@ PYBIND11_MODULE(_C, module) {
   module.def("qp_solve_float64", &qp_solve<double>);
   module.def("qp_kkt_float32", &qp_kkt<float>);
   module.def("qp_kkt_float64", &qp_kkt<double>);
+  module.def("qp_backward_float32", &qp_backward<float>);
+  module.def("qp_backward_float64", &qp_backward<double>);
 }

@@ -25,6 +25,12 @@ def kkt_plain(*system):
 
 
 both = pytest.mark.parametrize("solve", [solve_native, solve_plain], ids=["native", "plain"])
+
+
+def backward_plain(*arguments):
+    return ops.QPBackwardResult(*reference.qp_backward(*arguments))
+
+
 both_kkt = pytest.mark.parametrize("kkt", [ops.qp_kkt, kkt_plain], ids=["native", "plain"])
 
 
@@ -137,6 +143,15 @@ def test_missing_parts(solve, kind):
     assert_solved(problem, r)
     if kind == "neither":
         torch.testing.assert_close(r.x, -torch.linalg.solve(problem[0], problem[1]), rtol=1e-9, atol=1e-9)
+
+
+@both
+def test_only_the_symmetric_part_of_Q_counts(solve):
+    problem = make(3, 9, 4, 2)
+    want = solve(*problem)
+    skew = torch.randn(3, 9, 9).double()
+    problem[0] = problem[0] + skew - skew.mT
+    torch.testing.assert_close(solve(*problem).x, want.x, rtol=1e-10, atol=1e-10)
 
 
 @both
@@ -507,6 +522,9 @@ def test_ops_pass_torch_checks():
     r = ops.qp_solve(*problem, EPS, STEPS)
     system = (problem[0], problem[2], problem[4], r.active_G, r.active_lb, r.active_ub, r.x, r.y, r.z, r.z_lb, r.z_ub)
     torch.library.opcheck(torch.ops.optlayers.qp_kkt.default, system)
+    for wants in ((True, True, True), (False, True, False)):
+        at = (*system[:6], r.x, r.y, r.z, *system[6:], *wants)
+        torch.library.opcheck(torch.ops.optlayers.qp_backward.default, at)
 
 
 def test_results_do_not_depend_on_threads():
@@ -647,3 +665,70 @@ def test_kkt_vmap_and_empty_batch():
     got = torch.vmap(lambda *a: tuple(ops.qp_kkt(*(t[None] for t in a))))(*args)
     assert all(torch.equal(a[:, 0], b) for a, b in zip(got, want, strict=True))
     assert ops.qp_kkt(*(t[:0] for t in args)).d_x.shape == (0, 6)
+
+
+# -- qp_backward ---------------------------------------------------------------------------------------------
+
+both_backward = pytest.mark.parametrize("backward", [ops.qp_backward, backward_plain], ids=["native", "plain"])
+
+
+def at_random(args):
+    """The arguments of qp_backward for those of qp_kkt: a made-up solution, the right-hand sides as cotangents."""
+    Q, G, A, *masks, r_x, r_y, r_z, r_lb, r_ub = args
+    solution = [torch.randn_like(t) for t in (r_x, r_y, r_z)]
+    return (Q, G, A, *masks, *solution, r_x, r_y, r_z, r_lb, r_ub)
+
+
+@both_backward
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [(2, 1, 1, 0), (3, 5, 4, 0), (7, 12, 10, 3), (2, 40, 20, 8)], ids=str)
+def test_backward_is_the_kkt_solution_and_its_outer_products(backward, size, dtype):
+    args = at_random(system(*size, dtype=dtype))
+    x, y, z = args[6:9]
+    got = backward(*args, True, True, True)
+    u = kkt_plain(*args[:6], *args[9:])
+    cross = torch.einsum("bi,bj->bij", u.d_x, x)
+    want = [*u[:5], -(cross + cross.mT) / 2]
+    for multiplier, d in ((z, u.d_z), (y, u.d_y)):
+        want.append(-torch.einsum("bi,bj->bij", multiplier, u.d_x) - torch.einsum("bi,bj->bij", d, x))
+    tolerance = 1e-9 if dtype == torch.float64 else 1e-4
+    for name, a, b in zip(got._fields, got, want, strict=False):
+        scale = 1 + float(b.abs().max()) if b.numel() else 1
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * scale, msg=name)
+
+
+@both_backward
+def test_backward_forms_what_is_wanted(backward):
+    args = at_random(system(3, 6, 4, 2))
+    full = backward(*args, True, True, True)
+    for wants in ((False, False, False), (True, False, True), (False, True, False)):
+        got = backward(*args, *wants)
+        for a, b, want in zip(got[5:8], full[5:8], wants, strict=True):
+            assert torch.equal(a, b) if want else a.shape == (3, 0, 0)
+        assert all(torch.equal(a, b) for a, b in zip(got[:5], full[:5], strict=True))
+
+
+@both_backward
+def test_backward_of_a_contradictory_sample_is_least_squares(backward):
+    Q, G, A, *masks, r_x, r_y, r_z, r_lb, r_ub = system(3, 8, 3, 2, bounds=False)
+    clash = torch.tensor([[0.0], [1.0], [0.0]]).double()
+    args = (Q, G, torch.cat([A, A], 1), *masks, r_x, torch.cat([r_y, r_y + clash], 1), r_z, r_lb, r_ub)
+    args = at_random(args)
+    got, u = backward(*args, True, True, True), kkt_plain(*args[:6], *args[9:])
+    assert (got.error > 1e-2).tolist() == [False, True, False]
+    torch.testing.assert_close(got.u_x, u.d_x, rtol=1e-7, atol=1e-7)
+    want = -(got.u_x[:, :, None] * args[6][:, None] + args[6][:, :, None] * got.u_x[:, None]) / 2
+    torch.testing.assert_close(got.grad_Q, want, rtol=1e-12, atol=1e-12)
+
+
+def test_backward_vmap_shared_and_empty_batch():
+    args = at_random(system(4, 6, 4, 2))
+    want = ops.qp_backward(*args, True, True, True)
+    got = torch.vmap(lambda *a: tuple(ops.qp_backward(*(t[None] for t in a), True, True, True)))(*args)
+    assert all(torch.equal(a[:, 0], b) for a, b in zip(got, want, strict=True))
+    shared = [t[:1].expand_as(t) for t in args[:3]]
+    copied = [t.clone() for t in shared]
+    one = ops.qp_backward(*shared, *args[3:], True, True, True)
+    two = ops.qp_backward(*copied, *args[3:], True, True, True)
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    assert ops.qp_backward(*(t[:0] for t in args), True, True, True).grad_G.shape == (0, 4, 6)

@@ -45,10 +45,18 @@ void qp_kkt(const QpSizes& sizes, const QpKkt<T>& system, const QpKktResult<T>& 
   OPTL_DISPATCH(qp_kkt, sizes, system, result, workspace, threads);
 }
 
+template <class T>
+void qp_backward(const QpSizes& sizes, const QpBackward<T>& in, const QpBackwardResult<T>& result, double* workspace,
+                 int threads) {
+  OPTL_DISPATCH(qp_backward, sizes, in, result, workspace, threads);
+}
+
 template void qp_solve(const QpSizes&, const QpProblem<float>&, double, int64_t, const QpResult<float>&, double*, int);
 template void qp_solve(const QpSizes&, const QpProblem<double>&, double, int64_t, const QpResult<double>&, double*,
                        int);
 template void qp_kkt(const QpSizes&, const QpKkt<float>&, const QpKktResult<float>&, double*, int);
 template void qp_kkt(const QpSizes&, const QpKkt<double>&, const QpKktResult<double>&, double*, int);
+template void qp_backward(const QpSizes&, const QpBackward<float>&, const QpBackwardResult<float>&, double*, int);
+template void qp_backward(const QpSizes&, const QpBackward<double>&, const QpBackwardResult<double>&, double*, int);
 
 }  // namespace optl

@@ -16,6 +16,8 @@ namespace optl {
                 int threads);                                                                                    \
   template <class T>                                                                                             \
   void qp_kkt(const QpSizes&, const QpKkt<T>&, const QpKktResult<T>&, double*, int threads);                     \
+  template <class T>                                                                                             \
+  void qp_backward(const QpSizes&, const QpBackward<T>&, const QpBackwardResult<T>&, double*, int threads);      \
   }
 
 OPTL_DECLARE_KERNELS(portable)

@@ -49,36 +49,39 @@ struct Program {
     kind = reinterpret_cast<Kind*>(arena.take(N));
   }
 
-  /// Copy `rows` rows into padded storage, times `factor`.
+  /// Copy `rows` rows into padded storage.
   template <class T>
-  void load_rows(const T* from, int64_t rows, double factor, double* to) const {
+  void load_rows(const T* from, int64_t rows, double* to) const {
     for (int64_t i = 0; i < rows; ++i) {
-      for (int64_t j = 0; j < n; ++j) to[i * ld + j] = factor * static_cast<double>(from[i * n + j]);
+      for (int64_t j = 0; j < n; ++j) to[i * ld + j] = static_cast<double>(from[i * n + j]);
       for (int64_t j = n; j < ld; ++j) to[i * ld + j] = 0;
     }
   }
 
-  /// Q, divided by its largest entry (so that 1/size is left in `cost`), and the raw rows [A; G].
+  /// (Q + Q')/2, with one over its largest entry in `cost`, and the raw rows [A; G].
   template <class T>
   void load(const T* Q_in, const T* A_in, const T* G_in) {
     double most = 0;
-    for (int64_t i = 0; i < n * n; ++i) {
-      const double v = std::fabs(static_cast<double>(Q_in[i]));
-      most = v > most ? v : most;
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t j = 0; j <= i; ++j) {
+        const double v = 0.5 * (static_cast<double>(Q_in[i * n + j]) + static_cast<double>(Q_in[j * n + i]));
+        Q[i * ld + j] = Q[j * ld + i] = v;
+        most = rules::most(std::fabs(v), most);
+      }
+      for (int64_t j = n; j < ld; ++j) Q[i * ld + j] = 0;
     }
-    cost = most > 0 ? 1 / most : 1;
-    load_rows(Q_in, n, cost, Q);
     for (int64_t i = n * ld; i < ld * ld; ++i) Q[i] = 0;
-    load_rows(A_in, k, 1.0, C);
-    load_rows(G_in, m, 1.0, C + k * ld);
+    cost = most > 0 ? 1 / most : 1;
+    load_rows(A_in, k, C);
+    load_rows(G_in, m, C + k * ld);
   }
 
-  /// Ruiz factors of [[Q, C'], [C, 0]] as powers of two (IPM-3); `load` has brought Q to max-norm one.
+  /// Ruiz factors of [[Q, C'], [C, 0]] as powers of two (IPM-3), of Q brought to max-norm one by `cost`.
   void equilibrate() {
     for (int64_t j = 0; j < ld; ++j) column[j] = j < n;
     for (int64_t i = 0; i < dense; ++i) row[i] = rules::divide(1, largest(C + i * ld, n));
     for (int pass = 0; pass < rules::kRuizPasses; ++pass) {
-      for (int64_t i = 0; i < n; ++i) size[i] = column[i] * largest_scaled(Q + i * ld, column, ld);
+      for (int64_t i = 0; i < n; ++i) size[i] = cost * column[i] * largest_scaled(Q + i * ld, column, ld);
       for (int64_t j = 0; j < ld; ++j) scratch[j] = 0;
       for (int64_t i = 0; i < dense; ++i) {
         const double* from = C + i * ld;
@@ -99,10 +102,8 @@ struct Program {
     for (int64_t j = 0; j < upper; ++j) row[dense + lower + j] = 1 / column[j];
   }
 
-  /// Scale Q (read again, unscaled: powers of two keep it exact), p and the rows; bring the cost to one (IPM-3).
-  template <class T>
-  void scale(const T* Q_in) {
-    load_rows(Q_in, n, 1.0, Q);
+  /// Scale Q, p and the rows, exactly; bring the cost to one (IPM-3).
+  void scale() {
     double total = 0;
     for (int64_t i = 0; i < n; ++i) {
       double most = 0;
@@ -165,7 +166,7 @@ struct Program {
   /// Whether Q, as `load` left it, is positive semidefinite up to the rounding of its dtype.
   bool convex(double input_eps, Factor& out) {
     const double shift = rules::most(1e-8, 4 * static_cast<double>(n) * input_eps);
-    for (int64_t j = 0; j < ld; ++j) diagonal[j] = j < n ? shift : 1;
+    for (int64_t j = 0; j < ld; ++j) diagonal[j] = j < n ? shift / cost : 1;
     return cholesky(Q, diagonal, S, 0, ld, out.U, out.inverse);
   }
 };

@@ -1,4 +1,4 @@
-// The symmetric system of an active set, one sample a task: equilibrate, factor, refine.
+// The symmetric system of an active set, one sample a task: equilibrate, factor, refine; and the gradients it leads to.
 #include "cpu/kernels.h"
 #include "cpu/program.h"
 
@@ -24,7 +24,7 @@ void solve_sample(const QpSizes& sizes, const QpKkt<T>& in, const QpKktResult<T>
   }
   q.equilibrate();
   for (int64_t j = 0; j < q.ld; ++j) q.p[j] = 0;
-  q.scale(in.Q[b]);
+  q.scale();
 
   for (int64_t j = 0; j < q.ld; ++j) system.r_x[j] = j < q.n ? q.cost * q.column[j] * in.r_x[b][j] : 0;
   for (int64_t i = 0; i < q.N; ++i) {
@@ -46,6 +46,32 @@ void solve_sample(const QpSizes& sizes, const QpKkt<T>& in, const QpKktResult<T>
   }
 }
 
+/// out = -(left right' + second_left second_right'), rows x columns.
+template <class T>
+void outer(const T* left, const T* right, const T* second_left, const T* second_right, int64_t rows, int64_t columns,
+           T* out) {
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < columns; ++j) {
+      out[i * columns + j] = -(left[i] * right[j] + second_left[i] * second_right[j]);
+    }
+  }
+}
+
+template <class T>
+void backward_sample(const QpSizes& sizes, const QpBackward<T>& in, const QpBackwardResult<T>& out, int64_t b,
+                     double* workspace) {
+  solve_sample(sizes, in.system, out.u, b, workspace);
+  const int64_t n = sizes.n;
+  const T *u_x = out.u.d_x[b], *x = in.x[b];
+  if (out.grad_G.data) outer(in.z[b], u_x, out.u.d_z[b], x, sizes.m, n, out.grad_G[b]);
+  if (out.grad_A.data) outer(in.y[b], u_x, out.u.d_y[b], x, sizes.k, n, out.grad_A[b]);
+  if (!out.grad_Q.data) return;
+  for (int64_t i = 0; i < n; ++i) {
+    const T half_u = u_x[i] / 2, half_x = x[i] / 2;
+    for (int64_t j = 0; j < n; ++j) out.grad_Q[b][i * n + j] = -(half_u * x[j] + half_x * u_x[j]);
+  }
+}
+
 }  // namespace
 
 template <class T>
@@ -54,7 +80,17 @@ void qp_kkt(const QpSizes& sizes, const QpKkt<T>& in, const QpKktResult<T>& out,
   for_samples(sizes, threads, [&](int64_t b, int thread) { solve_sample(sizes, in, out, b, workspace + thread * stride); });
 }
 
+template <class T>
+void qp_backward(const QpSizes& sizes, const QpBackward<T>& in, const QpBackwardResult<T>& out, double* workspace,
+                 int threads) {
+  const int64_t stride = workspace_size(sizes);
+  for_samples(sizes, threads,
+              [&](int64_t b, int thread) { backward_sample(sizes, in, out, b, workspace + thread * stride); });
+}
+
 template void qp_kkt(const QpSizes&, const QpKkt<float>&, const QpKktResult<float>&, double*, int);
 template void qp_kkt(const QpSizes&, const QpKkt<double>&, const QpKktResult<double>&, double*, int);
+template void qp_backward(const QpSizes&, const QpBackward<float>&, const QpBackwardResult<float>&, double*, int);
+template void qp_backward(const QpSizes&, const QpBackward<double>&, const QpBackwardResult<double>&, double*, int);
 
 }  // namespace optl::OPTL_ISA

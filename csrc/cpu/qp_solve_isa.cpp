@@ -116,8 +116,8 @@ void solve_sample(const QpSizes& sizes, const QpProblem<T>& in, double eps, int6
     q.load(in.Q[b], in.A[b], in.G[b]);
     if (q.convex(std::numeric_limits<T>::epsilon(), run.factor)) {
       q.equilibrate();
-      q.load_rows(in.p[b], 1, 1.0, q.p);
-      q.scale(in.Q[b]);
+      q.load_rows(in.p[b], 1, q.p);
+      q.scale();
       load_right_hand_sides(sizes, in, b, q);
       status = run.run(eps, max_steps);
     }

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import _C, reference
+from . import _C, reference, reference_kkt
 
 
 class QPSolveResult(NamedTuple):
@@ -43,6 +43,20 @@ class QPKktResult(NamedTuple):
     error: Tensor  # (B,) relative residual
 
 
+class QPBackwardResult(NamedTuple):
+    """What :func:`qp_backward` returns."""
+
+    u_x: Tensor  # (B, n)
+    u_y: Tensor  # (B, k)
+    u_G: Tensor  # (B, m), 0 at inactive rows
+    u_lb: Tensor  # (B, n) or (B, 0), 0 at inactive bounds
+    u_ub: Tensor
+    grad_Q: Tensor  # (B, n, n) symmetric; a gradient that is not wanted is (B, 0, 0)
+    grad_G: Tensor  # (B, m, n)
+    grad_A: Tensor  # (B, k, n)
+    error: Tensor  # (B,) relative residual
+
+
 def qp_solve(
     Q: Tensor,
     p: Tensor,
@@ -63,7 +77,7 @@ def qp_solve(
     Multipliers satisfy ``Qx + p + G'z + A'y + z_ub - z_lb = 0``. Float32 data are iterated in float64.
 
     Args:
-        Q: ``(B, n, n)`` symmetric (only so is the answer right), positive semidefinite up to rounding.
+        Q: ``(B, n, n)``; (Q + Q')/2 is what counts, and has to be positive semidefinite up to rounding.
         p: ``(B, n)``.
         G, h: ``(B, m, n)`` and ``(B, m)``; m may be 0; h may hold inf.
         A, b: ``(B, k, n)`` and ``(B, k)``; k may be 0; rows may depend on each other.
@@ -119,6 +133,56 @@ def qp_kkt(
     )
 
 
+def qp_backward(
+    Q: Tensor,
+    G: Tensor,
+    A: Tensor,
+    active_G: Tensor,
+    active_lb: Tensor,
+    active_ub: Tensor,
+    x: Tensor,
+    y: Tensor,
+    z: Tensor,
+    v_x: Tensor,
+    v_y: Tensor,
+    v_z: Tensor,
+    v_lb: Tensor,
+    v_ub: Tensor,
+    want_Q: bool,
+    want_G: bool,
+    want_A: bool,
+) -> QPBackwardResult:
+    r"""Pull cotangents of a batch of solutions back to the data of their programs, on the active rows.
+
+    Solves the system of :func:`qp_kkt` for ``u`` with the cotangents ``v`` on the right (cotangents of inactive
+    multipliers have no effect), and forms
+
+    .. math::
+        ar Q = -	frac12 (u_x x^	op + x u_x^	op), \quad ar G = -(z u_x^	op + u_G x^	op), \quad
+        ar A = -(y u_x^	op + u_y x^	op),
+
+    each if it is wanted. The gradients of the vectors are :math:`ar p = -u_x`, :math:`ar h = u_G`,
+    :math:`ar b = u_y`, :math:`ar l = -u_{lb}`, :math:`ar u = u_{ub}`.
+
+    Args:
+        Q, G, A: as in :func:`qp_solve`.
+        active_G, active_lb, active_ub: as in :func:`qp_kkt`.
+        x, y, z: the solution, ``(B, n)``, ``(B, k)``, ``(B, m)``.
+        v_x, v_y, v_z, v_lb, v_ub: cotangents of x, y, z, z_lb, z_ub, and of their shapes.
+        want_Q, want_G, want_A: whether to form the gradient.
+
+    Returns:
+        :class:`QPBackwardResult`; ``error`` is that of :func:`qp_kkt`.
+
+    References: Amos and Kolter, "OptNet" (2017); docs/theory/qp.md, (IPM-20).
+    """
+    return QPBackwardResult(
+        *torch.ops.optlayers.qp_backward.default(
+            *(Q, G, A, active_G, active_lb, active_ub, x, y, z, v_x, v_y, v_z, v_lb, v_ub, want_Q, want_G, want_A)
+        )
+    )
+
+
 _library = torch.library.Library("optlayers", "FRAGMENT")
 _library.define(
     "qp_solve(Tensor Q, Tensor p, Tensor G, Tensor h, Tensor A, Tensor b, Tensor lb, Tensor ub, float eps, "
@@ -127,6 +191,13 @@ _library.define(
 _library.define(
     "qp_kkt(Tensor Q, Tensor G, Tensor A, Tensor active_G, Tensor active_lb, Tensor active_ub, Tensor r_x, "
     "Tensor r_y, Tensor r_z, Tensor r_lb, Tensor r_ub) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+
+
+_library.define(
+    "qp_backward(Tensor Q, Tensor G, Tensor A, Tensor active_G, Tensor active_lb, Tensor active_ub, Tensor x, "
+    "Tensor y, Tensor z, Tensor v_x, Tensor v_y, Tensor v_z, Tensor v_lb, Tensor v_ub, bool want_Q, bool want_G, "
+    "bool want_A) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
 
@@ -141,6 +212,17 @@ def _empty_kkt(Q, G, A, active_G, active_lb, active_ub, *r) -> tuple[Tensor, ...
     return *(torch.empty_like(t, memory_format=torch.contiguous_format) for t in r), r[0].new_empty(r[0].shape[0])
 
 
+def _empty_backward(Q, G, A, active_G, active_lb, active_ub, x, y, z, *rest) -> tuple[Tensor, ...]:
+    *v, want_Q, want_G, want_A = rest
+    u = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in v]
+    batch, n = x.shape
+    grads = [
+        x.new_empty((batch, rows, n) if want else (batch, 0, 0))
+        for rows, want in ((n, want_Q), (z.shape[-1], want_G), (y.shape[-1], want_A))
+    ]
+    return *u, *grads, x.new_empty(batch)
+
+
 def _packed(t: Tensor) -> Tensor:
     """`t` with contiguous inner dimensions; an expanded batch dimension stays expanded."""
     if t.is_contiguous() or t[0].is_contiguous():
@@ -148,7 +230,7 @@ def _packed(t: Tensor) -> Tensor:
     return t[:1].contiguous().expand(t.shape) if t.stride(0) == 0 else t.contiguous()
 
 
-def _run(kernel: str, sizes: tuple[int, ...], inputs: Sequence[Tensor], outputs: Sequence[Tensor], *settings) -> None:
+def _run(kernel: str, sizes: tuple[int, ...], inputs: Sequence[Tensor], outputs: Sequence[Tensor], *settings):
     """Call the extension with addresses and batch strides. The workspace lives as long as the call."""
     inputs = [_packed(t) for t in inputs]
     threads = min(torch.get_num_threads(), sizes[0])
@@ -157,7 +239,7 @@ def _run(kernel: str, sizes: tuple[int, ...], inputs: Sequence[Tensor], outputs:
     for t in (*inputs, *outputs):
         arrays += (t.data_ptr(), t.stride(0))
     suffix = "float32" if inputs[0].dtype == torch.float32 else "float64"
-    getattr(_C, f"{kernel}_{suffix}")(sizes, tuple(arrays), *settings, workspace.data_ptr(), threads)
+    return getattr(_C, f"{kernel}_{suffix}")(sizes, tuple(arrays), *settings, workspace.data_ptr(), threads)
 
 
 def _qp_solve_cpu(Q, p, G, h, A, b, lb, ub, eps: float, max_steps: int) -> tuple[Tensor, ...]:
@@ -170,11 +252,23 @@ def _qp_solve_cpu(Q, p, G, h, A, b, lb, ub, eps: float, max_steps: int) -> tuple
 
 def _qp_kkt_cpu(Q, G, A, active_G, active_lb, active_ub, *r) -> tuple[Tensor, ...]:
     outputs = _empty_kkt(Q, G, A, active_G, active_lb, active_ub, *r)
-    if not len(Q):
-        return outputs
     inputs = (Q, G, A, active_G, active_lb, active_ub, *r)
-    _run("qp_kkt", (*r[0].shape, *(t.shape[-1] for t in r[1:])), inputs, outputs)
-    return reference.redo_singular(outputs, *inputs)
+    sizes = (*r[0].shape, *(t.shape[-1] for t in r[1:]))
+    if not len(Q) or _run("qp_kkt", sizes, inputs, outputs, reference_kkt.singular_tolerance(Q.dtype)):
+        return outputs
+    return reference_kkt.redo_singular(outputs, *inputs)
+
+
+def _qp_backward_cpu(Q, G, A, active_G, active_lb, active_ub, x, y, z, *rest) -> tuple[Tensor, ...]:
+    outputs = _empty_backward(Q, G, A, active_G, active_lb, active_ub, x, y, z, *rest)
+    v, wants = rest[:5], rest[5:]
+    inputs = (Q, G, A, active_G, active_lb, active_ub, *v, x, y, z)
+    sizes = (*x.shape, *(t.shape[-1] for t in v[1:]))
+    ordered = (*outputs[:5], outputs[8], *outputs[5:8])
+    if not len(Q) or _run("qp_backward", sizes, inputs, ordered, reference_kkt.singular_tolerance(Q.dtype)):
+        return outputs
+    *u, error = reference_kkt.redo_singular(ordered[:6], *inputs[:11])
+    return *u, *reference_kkt.matrix_gradients(x, y, z, *u[:3], *wants), error
 
 
 def _flatten_vmap(op):
@@ -200,6 +294,7 @@ def _flatten_vmap(op):
 for _name, _plain, _kernel, _fake in (
     ("qp_solve", reference.qp_solve, _qp_solve_cpu, _empty_solution),
     ("qp_kkt", reference.qp_kkt, _qp_kkt_cpu, _empty_kkt),
+    ("qp_backward", reference.qp_backward, _qp_backward_cpu, _empty_backward),
 ):
     _library.impl(_name, _plain, "CompositeExplicitAutograd")
     if _C is not None:

@@ -87,6 +87,11 @@ def largest(v: Tensor) -> Tensor:
     return v.abs().amax(-1, keepdim=True) if v.shape[-1] else v.new_zeros(*v.shape[:-1], 1)
 
 
+def symmetric_part(Q: Tensor) -> Tensor:
+    """(Q + Q')/2, which is all of Q that counts."""
+    return 0.5 * (Q + Q.mT)
+
+
 def solve_factored(factor: Tensor, rhs: Tensor) -> Tensor:
     return torch.cholesky_solve(rhs.unsqueeze(-1), factor).squeeze(-1)
 

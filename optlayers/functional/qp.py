@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._base.checks import broadcast_batch, check_shape, check_tensors
-from .._base.loop import can_read
+from .._base.loop import can_read, surely_none
 from .._base.status import Status, solve_error
 from .._native import ops
 from ..implicit import Adjoint, Implicit, Unroll
@@ -154,7 +154,6 @@ def _flat_data(Q, p, G, h, A, b, lb, ub) -> tuple[torch.Size, list[Tensor]]:
     matrices = ("Q", "G", "A")
     batch = broadcast_batch("solve_qp", {name: (t, 2 if name in matrices else 1) for name, t in named.items()})
 
-    named["Q"] = 0.5 * (Q + Q.mT)
     for matrix, vector in (("G", "h"), ("A", "b")):
         if named[matrix] is None:
             named[matrix], named[vector] = p.new_zeros(0, n), p.new_zeros(0)
@@ -192,7 +191,7 @@ def residual(point: Sequence[Tensor], args: Sequence[Tensor]) -> list[Tensor]:
     """The KKT residual on a fixed active set (IPM-18): ``point = (x, y, z, z_lb, z_ub)``, polynomial, square."""
     x, y, z, z_lb, z_ub = point
     Q, p, G, h, A, b, lb, ub, active_G, active_lb, active_ub = args
-    stationarity = _mv(Q, x) + p + _mv(G.mT, z) + _mv(A.mT, y)
+    stationarity = 0.5 * (_mv(Q, x) + _mv(Q.mT, x)) + p + _mv(G.mT, z) + _mv(A.mT, y)  # only Q's symmetric part enters
     if lb.shape[-1]:
         stationarity = stationarity - z_lb
     if ub.shape[-1]:
@@ -230,36 +229,36 @@ class QPRule(Rule):
         return [d_x, d_y, *merged]
 
     def vjp(self, x, args, cotangent, needed):
-        u_x, u_y, *u_z = self.solve_linear(x, args, cotangent, transpose=True)
+        Q, _, G, _, A, _, _, _, *active = args
         x, y, z, _, _ = x
-        u_G, u_lb, u_ub = (torch.where(mask, u, 0.0) for mask, u in zip(args[8:], u_z, strict=True))
-        # One pair of vectors per term of -(dF/dargument)'u: outer products for matrices.
-        terms = [
-            [(u_x, x)],
-            [(u_x,)],
-            [(z, u_x), (u_G, x)],
-            [(-u_G,)],
-            [(y, u_x), (u_y, x)],
-            [(-u_y,)],
-            [(u_lb,)],
-            [(-u_ub,)],
-        ]
-        grads = [
-            _contract(term, shared=arg.shape[0] == 1) if need else None
-            for term, arg, need in zip(terms, args, needed, strict=False)
-        ]
-        return [*grads, None, None, None]
+        batch = x.shape[0]
+        # The op forms one gradient a sample; where an argument is shared by several, only their sum is ever formed.
+        shared = [arg.shape[0] == 1 < batch for arg in args]
+        wanted = [needed[i] and not shared[i] for i in (0, 2, 4)]
+        result = ops.qp_backward(*_expanded((Q, G, A), batch), *active, x, y, z, *cotangent, *wanted)
+        _warn_if_singular(result.error, Q.dtype)
+        u_x, u_y, u_G, u_lb, u_ub, grad_Q, grad_G, grad_A = result[:8]
+
+        grads: list[Tensor | None] = [None] * len(args)
+        matrices = (
+            (0, grad_Q, ((u_x / 2, x), (x / 2, u_x))),
+            (2, grad_G, ((z, u_x), (u_G, x))),
+            (4, grad_A, ((y, u_x), (u_y, x))),
+        )
+        for i, grad, terms in matrices:
+            if needed[i]:
+                grads[i] = _contract(terms) if shared[i] else grad
+        for i, sign, vector in ((1, -1, u_x), (3, 1, u_G), (5, 1, u_y), (6, -1, u_lb), (7, 1, u_ub)):
+            if needed[i]:
+                signed = vector if sign > 0 else -vector
+                grads[i] = signed.sum(0, keepdim=True) if shared[i] else signed
+        return grads
 
 
-def _contract(terms: Sequence[tuple[Tensor, ...]], shared: bool) -> Tensor:
-    """Minus the sum of outer products of batched vectors, summed over the batch too where it is `shared`."""
-    if len(terms[0]) == 1:
-        (vector,) = terms[0]
-        return -vector.sum(0, keepdim=True) if shared else -vector
-    left, right = (torch.stack(vectors, -2 if shared else -1) for vectors in zip(*terms, strict=True))
-    if shared:  # (B, terms, m), (B, terms, n) -> (1, m, n)
-        return -(left.flatten(0, 1).mT @ right.flatten(0, 1)).unsqueeze(0)
-    return -(left @ right.mT)
+def _contract(terms: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Minus the sum of outer products of batched vectors, over the terms and the batch."""
+    left, right = (torch.cat(vectors) for vectors in zip(*terms, strict=True))  # (terms * B, m), (terms * B, n)
+    return -(left.mT @ right).unsqueeze(0)
 
 
 def _rule(adjoint: Implicit) -> Rule:
@@ -284,9 +283,10 @@ def _constraints_transposed(G: Tensor, lb: Tensor, ub: Tensor, z: Sequence[Tenso
 
 def _warn_if_singular(error: Tensor, dtype: torch.dtype) -> None:
     tolerance = 1e-6 if dtype == torch.float64 else 1e-2
-    if not can_read(error) or not bool((error > tolerance).any()):
+    singular = error > tolerance
+    if surely_none(singular) or not can_read(singular):
         return
-    samples = (error > tolerance).nonzero().flatten().tolist()
+    samples = singular.nonzero().flatten().tolist()
     warnings.warn(
         f"solve_qp: no exact derivative exists for samples {samples[:10]}: their KKT system is singular (the solution "
         f"or its multipliers are not unique), with relative residual {error.max().item():.1e}. The least-squares one "
