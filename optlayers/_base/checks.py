@@ -15,21 +15,19 @@ def check_tensors(function: str, tensors: Mapping[str, Tensor | None]) -> tuple[
         TypeError: an argument is not a tensor.
         ValueError: dtypes or devices differ, or a dtype is neither float32 nor float64.
     """
-    first: str | None = None
-    dtype, device = torch.float32, torch.device("cpu")
+    first, dtype, device = "", None, None
     for name, tensor in tensors.items():
         if tensor is None:
             continue
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{function}: {name} is a {type(tensor).__name__}; expected a torch.Tensor.")
-        if tensor.dtype not in (torch.float32, torch.float64):
-            raise ValueError(
-                f"{function}: {name} has dtype {tensor.dtype}; expected torch.float32 or torch.float64. "
-                f"Convert it with {name}.to(torch.float64)."
-            )
-        if first is None:
+        if dtype is None:
             first, dtype, device = name, tensor.dtype, tensor.device
+            if dtype not in (torch.float32, torch.float64):
+                raise ValueError(_unsupported(function, name, dtype))
         elif tensor.dtype != dtype:
+            if tensor.dtype not in (torch.float32, torch.float64):
+                raise ValueError(_unsupported(function, name, tensor.dtype))
             raise ValueError(
                 f"{function}: {name} has dtype {tensor.dtype} but {first} has {dtype}; give both the same."
             )
@@ -37,43 +35,52 @@ def check_tensors(function: str, tensors: Mapping[str, Tensor | None]) -> tuple[
             raise ValueError(
                 f"{function}: {name} is on {tensor.device} but {first} is on {device}; give both the same."
             )
-    return dtype, device
 
 
-def check_shape(function: str, name: str, tensor: Tensor, expected: tuple[int | str, ...], because: str = "") -> None:
+def _unsupported(function: str, name: str, dtype: torch.dtype) -> str:
+    return (
+        f"{function}: {name} has dtype {dtype}; expected torch.float32 or torch.float64. "
+        f"Convert it with {name}.to(torch.float64)."
+    )
+
+
+def check_shape(
+    function: str, name: str, tensor: Tensor, expected: tuple[int | str, ...], because: str = "", size: int = 0
+) -> None:
     """Check the trailing dimensions of `tensor`: an int must match, a letter stands for any size.
 
     Raises:
-        ValueError: too few dimensions, or a size that does not match.
+        ValueError: too few dimensions, or a size that does not match, `because` of another argument's `size`.
     """
-    shape = tuple(tensor.shape)
-    tail = shape[len(shape) - len(expected) :]
-    if len(shape) >= len(expected) and all(
-        isinstance(want, str) or got == want for got, want in zip(tail, expected, strict=True)
-    ):
-        return
-    wanted = ", ".join(str(size) for size in expected)
-    raise ValueError(f"{function}: {name} has shape {shape}; expected (*, {wanted}){because}.")
+    shape = tensor.shape
+    if len(shape) >= len(expected):
+        offset = len(shape) - len(expected)
+        for index, want in enumerate(expected):
+            if shape[offset + index] != want and not isinstance(want, str):
+                break
+        else:
+            return
+    wanted = ", ".join(str(want) for want in expected)
+    reason = f", {because.format(size)}" if because else ""
+    raise ValueError(f"{function}: {name} has shape {tuple(shape)}; expected (*, {wanted}){reason}.")
 
 
-def broadcast_batch(function: str, tensors: Mapping[str, tuple[Tensor | None, int]]) -> torch.Size:
+def broadcast_batch(function: str, tensors: Mapping[str, tuple[Tensor, int]]) -> torch.Size:
     """Broadcast the leading dimensions of named tensors, given with the number of trailing ones that are their own.
 
     Raises:
-        ValueError: leading dimensions that do not broadcast, naming the two arguments.
+        ValueError: leading dimensions that do not broadcast, naming the arguments.
     """
     batch = torch.Size()
-    names: list[str] = []
     for name, (tensor, own) in tensors.items():
-        if tensor is None:
-            continue
         leading = tensor.shape[: tensor.dim() - own]
+        if not leading or leading == batch:
+            continue
         try:
-            batch = torch.broadcast_shapes(batch, leading)
+            batch = torch.broadcast_shapes(batch, leading) if batch else leading
         except RuntimeError:
             raise ValueError(
                 f"{function}: {name} has leading (batch) dimensions {tuple(leading)}, which do not broadcast with "
-                f"{tuple(batch)} of {', '.join(names)}."
+                f"{tuple(batch)} of the arguments before it ({', '.join(tensors)})."
             ) from None
-        names.append(name)
     return batch

@@ -12,7 +12,8 @@ from .._base.loop import can_read
 from .._base.status import Status, solve_error
 from ..implicit import Adjoint, Implicit
 from ..solvers import InteriorPoint
-from .qp import QPSolution, _expanded, _flat_data, solve_qp
+from .qp import QPSolution, solve_qp
+from .qp_data import expanded, flat_data
 
 SOLVED, INFEASIBLE = int(Status.SOLVED), int(Status.PRIMAL_INFEASIBLE)
 
@@ -75,8 +76,8 @@ def solve_closest_qp(
     References: Bambade et al., "QPLayer: efficient differentiation of convex quadratic optimization" (2024).
     """
     options = {"solver": solver, "adjoint": adjoint, "throw": False}
-    batch, data = _flat_data(Q, p, G, h, A, b, lb, ub)
-    data = _expanded(data, batch.numel())
+    batch, data = flat_data(Q, p, G, h, A, b, lb, ub)
+    data = expanded(data, batch.numel())
     asked = _solve(data, options)
     h, b = data[3], data[5]
     flat = [*asked, torch.zeros_like(h), torch.zeros_like(b)]

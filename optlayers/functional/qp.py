@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._base.checks import broadcast_batch, check_shape, check_tensors
 from .._base.loop import can_read, surely_none
 from .._base.status import Status, solve_error
 from .._native import ops
@@ -19,6 +18,7 @@ from ..implicit.rule import Rule, attach
 from ..implicit.tracking import paused
 from ..linear_solve import ConvergenceWarning
 from ..solvers import InteriorPoint
+from .qp_data import expanded, flat_data
 
 
 class QPSolution(NamedTuple):
@@ -93,13 +93,14 @@ def solve_qp(
 
     References: Amos and Kolter, "OptNet" (2017); Mehrotra (1992); Schwan et al., "PIQP" (2023).
     """
-    batch, data = _flat_data(Q, p, G, h, A, b, lb, ub)
+    batch, data = flat_data(Q, p, G, h, A, b, lb, ub)
+    data[0] = 0.5 * (data[0] + data[0].mT)
     count = batch.numel()
     if isinstance(adjoint, Implicit):
         with paused():
-            values = solver(_expanded(data, count))
+            values = solver(expanded(data, count))
     elif adjoint == Unroll():
-        values = solver.unrolled(_expanded(data, count))
+        values = solver.unrolled(expanded(data, count))
     else:
         raise ValueError(
             f"solve_qp: adjoint is {adjoint!r}; expected ol.Implicit(...) or ol.Unroll(). The others need a "
@@ -117,63 +118,19 @@ def solve_qp(
     if not all_solved:
         data, solution = _neutral(solved, data), [_where(solved, value, 0.0) for value in solution]
     if isinstance(adjoint, Implicit):
-        active = [_where(solved, mask, False) for mask in (active_G, active_lb, active_ub)]
+        active = [active_G, active_lb, active_ub]
+        if not all_solved:
+            active = [_where(solved, mask, False) for mask in active]
         solution = attach(_rule(adjoint), solution, [*data, *active])
     s = data[3] - _mv(data[2], solution[0])
     if not all_solved:
         certificates = [torch.full_like(solution[0], torch.nan), *certificates[1:]]
         solution = [torch.where(solved[:, None], *pair) for pair in zip(solution, certificates, strict=True)]
         s = torch.where(solved[:, None], s, torch.nan)
-    shaped = [value.reshape((*batch, *value.shape[1:])) for value in (*solution, s, status, iterations, residuals)]
-    return QPSolution(*shaped)
-
-
-def _flat_data(Q, p, G, h, A, b, lb, ub) -> tuple[torch.Size, list[Tensor]]:
-    """Check the arguments; give each one batch dimension, of size 1 where it is shared by the batch."""
-    named = {"Q": Q, "p": p, "G": G, "h": h, "A": A, "b": b, "lb": lb, "ub": ub}
-    for name in ("Q", "p"):
-        if named[name] is None:
-            raise TypeError(f"solve_qp: {name} is None; expected a tensor (zeros, if the objective has no such term).")
-    check_tensors("solve_qp", named)
-    check_shape("solve_qp", "p", p, ("n",))
-    n = p.shape[-1]
-    check_shape("solve_qp", "Q", Q, (n, n), f", since p has {n} entries")
-    for matrix, vector, rows in (("G", "h", "m"), ("A", "b", "k")):
-        given = [name for name in (matrix, vector) if named[name] is not None]
-        if len(given) == 1:
-            raise ValueError(
-                f"solve_qp: {given[0]} is given without {({matrix, vector} - set(given)).pop()}; give both."
-            )
-        if given:
-            check_shape("solve_qp", matrix, named[matrix], (rows, n), f", since p has {n} entries")
-            size = named[matrix].shape[-2]
-            check_shape("solve_qp", vector, named[vector], (size,), f", since {matrix} has {size} rows")
-    for name in ("lb", "ub"):
-        if named[name] is not None:
-            check_shape("solve_qp", name, named[name], (n,), f", since p has {n} entries")
-    matrices = ("Q", "G", "A")
-    batch = broadcast_batch("solve_qp", {name: (t, 2 if name in matrices else 1) for name, t in named.items()})
-
-    for matrix, vector in (("G", "h"), ("A", "b")):
-        if named[matrix] is None:
-            named[matrix], named[vector] = p.new_zeros(0, n), p.new_zeros(0)
-    for name in ("lb", "ub"):
-        if named[name] is None:
-            named[name] = p.new_zeros(0)
-    flat = []
-    for name, tensor in named.items():
-        own = tensor.shape[-2:] if name in matrices else tensor.shape[-1:]
-        leading = tensor.shape[: tensor.dim() - len(own)]
-        if leading.numel() == 1:
-            flat.append(tensor.reshape(1, *own))
-        else:
-            flat.append(tensor.expand(*batch, *own).reshape(batch.numel(), *own))
-    return batch, flat
-
-
-def _expanded(tensors: Sequence[Tensor], count: int) -> list[Tensor]:
-    """Shared tensors as batches of `count`, without a copy."""
-    return [tensor.expand(count, *tensor.shape[1:]) for tensor in tensors]
+    values = (*solution, s, status, iterations, residuals)
+    if len(batch) == 1:
+        return QPSolution(*values)
+    return QPSolution(*[value.reshape((*batch, *value.shape[1:])) for value in values])
 
 
 def _where(mask: Tensor, value: Tensor, other: float | bool) -> Tensor:
@@ -216,7 +173,7 @@ class QPRule(Rule):
     def solve_linear(self, x, args, rhs, transpose):
         Q, _, G, _, A, _, lb, ub, *active = args
         r_x, r_y, *r_z = rhs
-        matrices = _expanded((Q, G, A), r_x.shape[0])
+        matrices = expanded((Q, G, A), r_x.shape[0])
         if not transpose:  # rows of inactive constraints read d_z = r_z, and d_z enters stationarity
             inactive = [torch.where(mask, 0.0, r) for mask, r in zip(active, r_z, strict=True)]
             r_x = r_x - _constraints_transposed(G, lb, ub, inactive)
@@ -235,7 +192,7 @@ class QPRule(Rule):
         # The op forms one gradient a sample; where an argument is shared by several, only their sum is ever formed.
         shared = [arg.shape[0] == 1 < batch for arg in args]
         wanted = [needed[i] and not shared[i] for i in (0, 2, 4)]
-        result = ops.qp_backward(*_expanded((Q, G, A), batch), *active, x, y, z, *cotangent, *wanted)
+        result = ops.qp_backward(*expanded((Q, G, A), batch), *active, x, y, z, *cotangent, *wanted)
         _warn_if_singular(result.error, Q.dtype)
         u_x, u_y, u_G, u_lb, u_ub, grad_Q, grad_G, grad_A = result[:8]
 
