@@ -9,7 +9,8 @@ namespace py = pybind11;
 
 namespace {
 
-/// Arguments come as one flat tuple of integers, (address, stride) for each array: one cast instead of forty.
+/// Arguments come as one flat tuple of integers: address and stride of each input, then the address of each output,
+/// which is contiguous. One cast instead of forty.
 class Reader {
  public:
   explicit Reader(const py::tuple& values) {
@@ -18,9 +19,14 @@ class Reader {
   }
   int64_t next() { return values_.at(position_++); }
   template <class T>
-  optl::Batched<T> array() {
-    T* data = reinterpret_cast<T*>(next());
+  optl::Batched<const T> input() {
+    const T* data = reinterpret_cast<const T*>(next());
     return {data, next()};
+  }
+  /// `count` values a sample.
+  template <class T>
+  optl::Batched<T> output(int64_t count) {
+    return {reinterpret_cast<T*>(next()), count};
   }
   optl::QpSizes sizes() {
     optl::QpSizes z{};
@@ -41,12 +47,13 @@ void qp_solve(const py::tuple& sizes_in, const py::tuple& arrays, double eps, in
   const optl::QpSizes z = sizes(sizes_in);
   Reader r(arrays);
   optl::QpProblem<T> in{};
-  for (auto* a : {&in.Q, &in.p, &in.G, &in.h, &in.A, &in.b, &in.lb, &in.ub}) *a = r.array<const T>();
+  for (auto* a : {&in.Q, &in.p, &in.G, &in.h, &in.A, &in.b, &in.lb, &in.ub}) *a = r.input<T>();
   optl::QpResult<T> out{};
-  for (auto* a : {&out.x, &out.y, &out.z, &out.z_lb, &out.z_ub, &out.s}) *a = r.array<T>();
-  for (auto* a : {&out.active_G, &out.active_lb, &out.active_ub}) *a = r.array<bool>();
-  for (auto* a : {&out.status, &out.iterations}) *a = r.array<int64_t>();
-  out.residuals = r.array<T>();
+  out.x = r.output<T>(z.n), out.y = r.output<T>(z.k), out.z = r.output<T>(z.m);
+  out.z_lb = r.output<T>(z.lower), out.z_ub = r.output<T>(z.upper), out.s = r.output<T>(z.m);
+  out.active_G = r.output<bool>(z.m);
+  out.active_lb = r.output<bool>(z.lower), out.active_ub = r.output<bool>(z.upper);
+  out.status = r.output<int64_t>(1), out.iterations = r.output<int64_t>(1), out.residuals = r.output<T>(3);
   const py::gil_scoped_release release;
   optl::qp_solve<T>(z, in, eps, max_steps, out, reinterpret_cast<double*>(workspace), threads);
 }
@@ -54,16 +61,17 @@ void qp_solve(const py::tuple& sizes_in, const py::tuple& arrays, double eps, in
 template <class T>
 optl::QpKkt<T> kkt_system(Reader& r) {
   optl::QpKkt<T> in{};
-  for (auto* a : {&in.Q, &in.G, &in.A}) *a = r.array<const T>();
-  for (auto* a : {&in.active_G, &in.active_lb, &in.active_ub}) *a = r.array<const bool>();
-  for (auto* a : {&in.r_x, &in.r_y, &in.r_z, &in.r_lb, &in.r_ub}) *a = r.array<const T>();
+  for (auto* a : {&in.Q, &in.G, &in.A}) *a = r.input<T>();
+  for (auto* a : {&in.active_G, &in.active_lb, &in.active_ub}) *a = r.input<bool>();
+  for (auto* a : {&in.r_x, &in.r_y, &in.r_z, &in.r_lb, &in.r_ub}) *a = r.input<T>();
   return in;
 }
 
 template <class T>
-optl::QpKktResult<T> kkt_result(Reader& r) {
+optl::QpKktResult<T> kkt_result(Reader& r, const optl::QpSizes& z) {
   optl::QpKktResult<T> out{};
-  for (auto* a : {&out.d_x, &out.d_y, &out.d_z, &out.d_lb, &out.d_ub, &out.error}) *a = r.array<T>();
+  out.d_x = r.output<T>(z.n), out.d_y = r.output<T>(z.k), out.d_z = r.output<T>(z.m);
+  out.d_lb = r.output<T>(z.lower), out.d_ub = r.output<T>(z.upper), out.error = r.output<T>(1);
   return out;
 }
 
@@ -80,7 +88,7 @@ bool qp_kkt(const py::tuple& sizes_in, const py::tuple& arrays, double tolerance
   const optl::QpSizes z = sizes(sizes_in);
   Reader r(arrays);
   const auto in = kkt_system<T>(r);
-  const auto out = kkt_result<T>(r);
+  const auto out = kkt_result<T>(r, z);
   const py::gil_scoped_release release;
   optl::qp_kkt<T>(z, in, out, reinterpret_cast<double*>(workspace), threads);
   return all_regular(out, z.batch, tolerance);
@@ -91,9 +99,9 @@ bool qp_backward(const py::tuple& sizes_in, const py::tuple& arrays, double tole
   const optl::QpSizes z = sizes(sizes_in);
   Reader r(arrays);
   optl::QpBackward<T> in{kkt_system<T>(r), {}, {}, {}};
-  for (auto* a : {&in.x, &in.y, &in.z}) *a = r.array<const T>();
-  optl::QpBackwardResult<T> out{kkt_result<T>(r), {}, {}, {}};
-  for (auto* a : {&out.grad_Q, &out.grad_G, &out.grad_A}) *a = r.array<T>();
+  for (auto* a : {&in.x, &in.y, &in.z}) *a = r.input<T>();
+  optl::QpBackwardResult<T> out{kkt_result<T>(r, z), {}, {}, {}};
+  out.grad_Q = r.output<T>(z.n * z.n), out.grad_G = r.output<T>(z.m * z.n), out.grad_A = r.output<T>(z.k * z.n);
   const py::gil_scoped_release release;
   optl::qp_backward<T>(z, in, out, reinterpret_cast<double*>(workspace), threads);
   return all_regular(out.u, z.batch, tolerance);

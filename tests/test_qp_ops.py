@@ -527,6 +527,18 @@ def test_ops_pass_torch_checks():
         torch.library.opcheck(torch.ops.optlayers.qp_backward.default, at)
 
 
+def test_only_plain_tensors_pass_the_dispatcher_by():
+    problem = make(3, 5, 4, 1)
+    want = ops.qp_solve(*problem, EPS, STEPS)
+    assert ops._direct(*problem) and ops._direct(*(t.clone().requires_grad_() for t in problem))
+    negated = [torch.complex(torch.zeros_like(t), -t).conj().imag for t in problem]  # views with a pending negation
+    assert not ops._direct(*negated)
+    assert all(torch.equal(a, b) for a, b in zip(ops.qp_solve(*negated, EPS, STEPS), want, strict=True))
+    with torch._subclasses.FakeTensorMode():
+        assert not ops._direct(*problem)
+    torch.vmap(lambda p: p if not ops._direct(p) else pytest.fail("a vmapped tensor is not plain"))(problem[1])
+
+
 def test_results_do_not_depend_on_threads():
     problem = make(9, 20, 20, 4)
     want = ops.qp_solve(*problem, EPS, STEPS)

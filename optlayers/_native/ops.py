@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C import _dispatch_keys, _is_tracing, _len_torch_dispatch_stack, _len_torch_function_stack
+from torch._C._functorch import peek_interpreter_stack
 
 from . import _C, reference, reference_kkt
 
@@ -94,7 +96,8 @@ def qp_solve(
 
     References: Mehrotra, "On the implementation of a primal-dual interior point method" (1992); docs/theory/qp.md.
     """
-    return QPSolveResult(*torch.ops.optlayers.qp_solve.default(Q, p, G, h, A, b, lb, ub, eps, max_steps))
+    run = _qp_solve_cpu if _direct(Q, p, G, h, A, b, lb, ub) else torch.ops.optlayers.qp_solve.default
+    return QPSolveResult(*run(Q, p, G, h, A, b, lb, ub, eps, max_steps))
 
 
 def qp_kkt(
@@ -176,11 +179,9 @@ def qp_backward(
 
     References: Amos and Kolter, "OptNet" (2017); docs/theory/qp.md, (IPM-20).
     """
-    return QPBackwardResult(
-        *torch.ops.optlayers.qp_backward.default(
-            *(Q, G, A, active_G, active_lb, active_ub, x, y, z, v_x, v_y, v_z, v_lb, v_ub, want_Q, want_G, want_A)
-        )
-    )
+    tensors = (Q, G, A, active_G, active_lb, active_ub, x, y, z, v_x, v_y, v_z, v_lb, v_ub)
+    run = _qp_backward_cpu if _direct(*tensors) else torch.ops.optlayers.qp_backward.default
+    return QPBackwardResult(*run(*tensors, want_Q, want_G, want_A))
 
 
 _library = torch.library.Library("optlayers", "FRAGMENT")
@@ -201,26 +202,50 @@ _library.define(
 )
 
 
+# Dispatch keys of a CPU tensor with nothing special about it, as a bit set: no subclass, wrapper or pending negation.
+_PLAIN_KEYS = _dispatch_keys(torch.empty(0, device="cpu")).raw_repr()
+
+
+def _direct(*tensors: Tensor) -> bool:
+    """Whether the kernel may be called past the dispatcher, whose 15 us outweigh a tiny program.
+
+    So it is for plain tensors on the CPU while nothing is there that has to see the op: no compiler, no functorch
+    transform, no dispatch or function mode, no tracer.
+    """
+    if torch.compiler.is_compiling() or _C is None or peek_interpreter_stack() is not None:
+        return False
+    if _len_torch_dispatch_stack() or _len_torch_function_stack() or _is_tracing():
+        return False
+    return all([_dispatch_keys(t).raw_repr() == _PLAIN_KEYS for t in tensors])  # a list: faster than a generator
+
+
+# `t.new_empty(*shape)` is the cheapest way to a contiguous tensor: half of torch.empty(shape, dtype=..., device=...).
+
+
 def _empty_solution(Q, p, G, h, A, b, lb, ub, eps, max_steps) -> tuple[Tensor, ...]:
-    masks = [torch.empty_like(t, dtype=torch.bool, memory_format=torch.contiguous_format) for t in (h, lb, ub)]
-    floats = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (p, b, h, lb, ub, h)]
-    status, iterations = (p.new_empty(p.shape[:1], dtype=torch.int64) for _ in range(2))
-    return *floats, *masks, status, iterations, p.new_empty(p.shape[0], 3)
+    batch, n = p.shape
+    k, m, lower, upper = b.shape[1], h.shape[1], lb.shape[1], ub.shape[1]
+    new = p.new_empty
+    floats = new(batch, n), new(batch, k), new(batch, m), new(batch, lower), new(batch, upper), new(batch, m)
+    active_G, status = new(batch, m, dtype=torch.bool), new(batch, dtype=torch.int64)
+    masks = active_G, active_G.new_empty(batch, lower), active_G.new_empty(batch, upper)
+    return *floats, *masks, status, status.new_empty(batch), new(batch, 3)
 
 
 def _empty_kkt(Q, G, A, active_G, active_lb, active_ub, *r) -> tuple[Tensor, ...]:
-    return *(torch.empty_like(t, memory_format=torch.contiguous_format) for t in r), r[0].new_empty(r[0].shape[0])
+    return *(t.new_empty(*t.shape) for t in r), Q.new_empty(r[0].shape[0])
 
 
 def _empty_backward(Q, G, A, active_G, active_lb, active_ub, x, y, z, *rest) -> tuple[Tensor, ...]:
     *v, want_Q, want_G, want_A = rest
-    u = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in v]
     batch, n = x.shape
-    grads = [
-        x.new_empty((batch, rows, n) if want else (batch, 0, 0))
-        for rows, want in ((n, want_Q), (z.shape[-1], want_G), (y.shape[-1], want_A))
-    ]
-    return *u, *grads, x.new_empty(batch)
+    new = x.new_empty
+    grads = (
+        new(batch, n, n) if want_Q else new(batch, 0, 0),
+        new(batch, z.shape[1], n) if want_G else new(batch, 0, 0),
+        new(batch, y.shape[1], n) if want_A else new(batch, 0, 0),
+    )
+    return *[new(*t.shape) for t in v], *grads, new(batch)
 
 
 def _packed(t: Tensor) -> Tensor:
@@ -235,11 +260,10 @@ def _run(kernel: str, sizes: tuple[int, ...], inputs: Sequence[Tensor], outputs:
     inputs = [_packed(t) for t in inputs]
     threads = min(torch.get_num_threads(), sizes[0])
     workspace = torch.empty(threads * _C.qp_workspace(sizes), dtype=torch.float64)
-    arrays: list[int] = []
-    for t in (*inputs, *outputs):
-        arrays += (t.data_ptr(), t.stride(0))
-    suffix = "float32" if inputs[0].dtype == torch.float32 else "float64"
-    return getattr(_C, f"{kernel}_{suffix}")(sizes, tuple(arrays), *settings, workspace.data_ptr(), threads)
+    arrays = [number for t in inputs for number in (t.data_ptr(), t.stride(0))]
+    arrays += [t.data_ptr() for t in outputs]
+    run = getattr(_C, kernel + ("_float32" if inputs[0].dtype == torch.float32 else "_float64"))
+    return run(sizes, tuple(arrays), *settings, workspace.data_ptr(), threads)
 
 
 def _qp_solve_cpu(Q, p, G, h, A, b, lb, ub, eps: float, max_steps: int) -> tuple[Tensor, ...]:
