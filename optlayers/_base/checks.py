@@ -35,6 +35,7 @@ def check_tensors(function: str, tensors: Mapping[str, Tensor | None]) -> tuple[
             raise ValueError(
                 f"{function}: {name} is on {tensor.device} but {first} is on {device}; give both the same."
             )
+    return dtype or torch.get_default_dtype(), device or torch.device("cpu")
 
 
 def _unsupported(function: str, name: str, dtype: torch.dtype) -> str:

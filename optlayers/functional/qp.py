@@ -94,7 +94,6 @@ def solve_qp(
     References: Amos and Kolter, "OptNet" (2017); Mehrotra (1992); Schwan et al., "PIQP" (2023).
     """
     batch, data = flat_data(Q, p, G, h, A, b, lb, ub)
-    data[0] = 0.5 * (data[0] + data[0].mT)
     count = batch.numel()
     if isinstance(adjoint, Implicit):
         with paused():
@@ -127,10 +126,10 @@ def solve_qp(
         certificates = [torch.full_like(solution[0], torch.nan), *certificates[1:]]
         solution = [torch.where(solved[:, None], *pair) for pair in zip(solution, certificates, strict=True)]
         s = torch.where(solved[:, None], s, torch.nan)
-    values = (*solution, s, status, iterations, residuals)
-    if len(batch) == 1:
-        return QPSolution(*values)
-    return QPSolution(*[value.reshape((*batch, *value.shape[1:])) for value in values])
+    values = [*solution, s, status, iterations, residuals]
+    if len(batch) != 1:
+        values = [value.reshape((*batch, *value.shape[1:])) for value in values]
+    return QPSolution(*values)
 
 
 def _where(mask: Tensor, value: Tensor, other: float | bool) -> Tensor:
@@ -191,8 +190,9 @@ class QPRule(Rule):
         batch = x.shape[0]
         # The op forms one gradient a sample; where an argument is shared by several, only their sum is ever formed.
         shared = [arg.shape[0] == 1 < batch for arg in args]
-        wanted = [needed[i] and not shared[i] for i in (0, 2, 4)]
-        result = ops.qp_backward(*expanded((Q, G, A), batch), *active, x, y, z, *cotangent, *wanted)
+        want_Q, want_G, want_A = (needed[i] and not shared[i] for i in (0, 2, 4))
+        inputs = [*expanded((Q, G, A), batch), *active, x, y, z, *cotangent]
+        result = ops.qp_backward(*inputs, want_Q=want_Q, want_G=want_G, want_A=want_A)
         _warn_if_singular(result.error, Q.dtype)
         u_x, u_y, u_G, u_lb, u_ub, grad_Q, grad_G, grad_A = result[:8]
 

@@ -10,6 +10,7 @@ double backward, and any higher order, exact (IFT-4).
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
@@ -209,6 +210,10 @@ class _Root(_ReverseRoot):
         forbid_nested_forward("optlayers")
         x, args = list(ctx.saved_tensors[:num_x]), list(ctx.saved_tensors[num_x:])
         return tuple(forward(rule, x, args, tangents[num_x:]))
+
+
+# torch inspects the signature of forward at every call; kept here it costs nothing.
+_ReverseRoot.forward.__signature__ = inspect.signature(_ReverseRoot.forward)  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def attach(rule: Rule, x: Sequence[Tensor], args: Sequence[Tensor]) -> list[Tensor]:
