@@ -110,8 +110,8 @@ def show_board(puzzle: Tensor, solved: Tensor) -> str:
 
 
 def save_figure(path: Path, model: Sudoku, losses: list[float], wrong: list[int], tested: int) -> None:
-    """The training curve beside the learned constraints."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+    """The training curve beside the learned constraints, and beside what they span: the rules."""
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4))
     left.semilogy(losses, color="tab:blue", linewidth=0.8)
     left.set(xlabel="batch", ylabel="mean squared error")
     per_epoch = len(losses) // len(wrong)
@@ -119,9 +119,12 @@ def save_figure(path: Path, model: Sudoku, losses: list[float], wrong: list[int]
     twin.plot([per_epoch * (epoch + 1) for epoch in range(len(wrong))], wrong, "o-", color="tab:red", markersize=4)
     twin.set_ylabel(f"boards wrong of {tested}", color="tab:red")
     twin.set_ylim(bottom=0)
-    image = right.imshow(model.A.detach().cpu(), cmap="RdBu", aspect="auto")
-    right.set(xlabel="cell and digit", ylabel="learned constraint", title="A")
-    figure.colorbar(image)
+    A = model.A.detach().cpu()
+    middle.imshow(A, cmap="RdBu", aspect="auto")
+    middle.set(xlabel="cell and digit", ylabel="learned constraint", title="A")
+    rules = torch.linalg.pinv(A) @ A
+    right.imshow(rules.fill_diagonal_(0), cmap="RdBu", aspect="auto")
+    right.set(xlabel="cell and digit", ylabel="cell and digit", title="projector onto the rows of A, off the diagonal")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
@@ -156,7 +159,7 @@ def main() -> None:
     test = puzzles[-held_out:], solutions[-held_out:]
 
     model = Sudoku(closest=options.closest).double().to(options.device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=options.lr)
+    optimizer = torch.optim.Adam(model.parameters(), lr=options.lr, amsgrad=True)
     batches = -(-len(train[0]) // options.batch)
     losses: list[float] = []
     wrong: list[int] = []
@@ -176,8 +179,8 @@ def main() -> None:
             order.split(options.batch), desc=f"epoch {epoch + 1}/{done + options.epochs}", leave=False, disable=None
         )
         for step, index in enumerate(bar):
-            # Linear decay: at a constant rate the last few boards come and go.
-            optimizer.param_groups[0]["lr"] = options.lr * (1 - (epoch * batches + step) / total)
+            # At a constant rate the last few boards come and go.
+            optimizer.param_groups[0]["lr"] = options.lr * (1 - (epoch * batches + step) / total) ** 2
             boards, shift = model.solve(train[0][index])
             mse = nn.functional.mse_loss(boards, train[1][index])
             optimizer.zero_grad()

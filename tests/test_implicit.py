@@ -588,3 +588,70 @@ def test_softmax_as_entropy_regularized_program():
     exact = hessian(lambda t: t.softmax(-1) @ weights)(theta)
     torch.testing.assert_close(hessian(lambda t: f(t) @ weights)(theta), exact)
     torch.testing.assert_close(vmap(f)(torch.randn(3, 6, dtype=F64)).sum(-1), torch.ones(3, dtype=F64))
+
+
+# -- the solver and the residual are independent choices -----------------------------------------------------------
+
+
+def simplex_projection(v):
+    ordered = v.sort(descending=True).values
+    mean = (ordered.cumsum(0) - 1) / torch.arange(1, len(v) + 1)
+    return (v - mean[(ordered > mean).sum() - 1]).clamp(min=0)
+
+
+def test_one_solver_with_two_residuals_has_one_jacobian():
+    """Coordinate descent on a simplex, differentiated by the projected-gradient and the mirror-descent fixed point."""
+
+    def gradient(x, H, c):
+        return H @ x - c
+
+    def exchange(init, H, c):  # exact steps along e_i - e_j, which stay on the simplex
+        x = init
+        for _ in range(400):
+            for i in range(3):
+                step = torch.zeros(3, dtype=F64)
+                step[i], step[(i + 1) % 3] = 1, -1
+                x = x - step * (step @ gradient(x, H, c)) / (step @ H @ step)
+        return x
+
+    H = torch.tensor([[2.0, 0.5, 0.0], [0.5, 1.0, 0.2], [0.0, 0.2, 1.5]], dtype=F64)
+    c, init = torch.tensor([0.3, 0.2, 0.1], dtype=F64), torch.full((3,), 1 / 3, dtype=F64)
+
+    def projected(x, H, c):
+        return simplex_projection(x - gradient(x, H, c))
+
+    def mirror(x, H, c):
+        return (x.log() - gradient(x, H, c)).softmax(0)
+
+    jacobians = [jacrev(ol.custom_fixed_point(fn)(exchange), (1, 2))(init, H, c) for fn in (projected, mirror)]
+    torch.testing.assert_close(*jacobians, rtol=1e-8, atol=1e-10)
+    unrolled = jacrev(exchange, 2)(init, H, c)
+    torch.testing.assert_close(jacobians[0][1], unrolled, rtol=1e-8, atol=1e-10)
+
+
+def test_ridge_in_every_way_of_calling():
+    """custom_root and custom_fixed_point, arguments by position and by name in any order, with and without aux."""
+    X, y = torch.randn(20, 5, dtype=F64), torch.randn(20, dtype=F64)
+    theta = torch.tensor(2.5, dtype=F64)
+    H = X.T @ X + theta * torch.eye(5, dtype=F64)
+    closed = -torch.linalg.solve(H, torch.linalg.solve(H, X.T @ y))
+
+    def solver(init, theta, X, y):
+        return torch.linalg.solve(X.T @ X + theta * torch.eye(5, dtype=F64), X.T @ y)
+
+    def with_aux(init, theta, X, y):
+        return solver(init, theta, X, y), {"norm": theta}
+
+    def step(x, theta, X, y):
+        return x - 0.01 * ridge(x, theta, X, y)
+
+    plain = [ol.custom_root(ridge)(solver), ol.custom_fixed_point(step)(solver)]
+    both = [ol.custom_root(ridge, has_aux=True)(with_aux), ol.custom_fixed_point(step, has_aux=True)(with_aux)]
+    for fn in [*plain, *(lambda *args, fn=fn, **kwargs: fn(*args, **kwargs)[0] for fn in both)]:
+        for call in (
+            lambda theta, fn=fn: fn(None, theta, X, y),
+            lambda theta, fn=fn: fn(None, y=y, theta=theta, X=X),
+            lambda theta, fn=fn: fn(None, theta, y=y, X=X),
+        ):
+            torch.testing.assert_close(jacrev(call)(theta), closed, rtol=1e-9, atol=1e-11)
+            torch.testing.assert_close(jacfwd(call)(theta), closed, rtol=1e-9, atol=1e-11)
