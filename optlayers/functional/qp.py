@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._base.loop import can_read
+from .._base.pattern import is_sparse
 from .._base.status import Status, solve_error
 from ..implicit import Adjoint, Implicit, Unroll
 from ..implicit.rule import attach
@@ -90,6 +91,10 @@ def solve_qp(
 
     References: Amos and Kolter, "OptNet" (2017); Mehrotra (1992); Schwan et al., "PIQP" (2023).
     """
+    if is_sparse(Q) or is_sparse(G) or is_sparse(A):
+        from .sparse_qp import solve_sparse_qp  # it imports QPSolution
+
+        return solve_sparse_qp(Q, p, G, h, A, b, lb=lb, ub=ub, solver=solver, adjoint=adjoint, throw=throw)
     batch, data = flat_data(Q, p, G, h, A, b, lb, ub)
     count = batch.numel()
     if isinstance(adjoint, Implicit):
