@@ -76,7 +76,7 @@ const char* isa();
 int64_t qp_workspace(const QpSizes& sizes);
 
 /// Solve a batch of programs, each to a status of its own. T is float or double; the iteration runs in double.
-/// workspace: threads * qp_workspace(sizes) doubles. Does not allocate.
+/// workspace: threads * qp_workspace(sizes) doubles, aligned to 64 bytes. Does not allocate.
 template <class T>
 void qp_solve(const QpSizes& sizes, const QpProblem<T>& problem, double eps, int64_t max_steps,
               const QpResult<T>& result, double* workspace, int threads);

@@ -29,17 +29,34 @@ OPTL_DECLARE_KERNELS(avx512)
 #ifdef OPTL_ISA
 namespace OPTL_ISA {
 
-/// run(sample, thread) for every sample; on one thread where starting a team costs more than the work.
+/// Whether a batch is worth a team of threads: starting one costs a few microseconds.
+inline bool worth_threads(const QpSizes& sizes, int threads) {
+  const double work = static_cast<double>(sizes.batch) * static_cast<double>(sizes.n * sizes.n) *
+                      static_cast<double>(sizes.n + sizes.k + sizes.m);
+  return threads > 1 && sizes.batch > 1 && work > 2e3;
+}
+
+/// run(sample, thread) for every sample.
 template <class Run>
 void for_samples(const QpSizes& sizes, int threads, const Run& run) {
 #ifdef _OPENMP
-  const double work = static_cast<double>(sizes.batch) * static_cast<double>(sizes.n * sizes.n) *
-                      static_cast<double>(sizes.n + sizes.k + sizes.m);
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1 && sizes.batch > 1 && work > 2e3)
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (worth_threads(sizes, threads))
   for (int64_t b = 0; b < sizes.batch; ++b) run(b, omp_get_thread_num());
 #else
   (void)threads;
   for (int64_t b = 0; b < sizes.batch; ++b) run(b, 0);
+#endif
+}
+
+/// run(thread) once on every thread.
+template <class Run>
+void for_threads(const QpSizes& sizes, int threads, const Run& run) {
+#ifdef _OPENMP
+#pragma omp parallel num_threads(threads) if (worth_threads(sizes, threads))
+  run(omp_get_thread_num());
+#else
+  (void)sizes, (void)threads;
+  run(0);
 #endif
 }
 

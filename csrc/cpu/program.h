@@ -81,18 +81,15 @@ struct Program {
     for (int64_t j = 0; j < ld; ++j) column[j] = j < n;
     for (int64_t i = 0; i < dense; ++i) row[i] = rules::divide(1, largest(C + i * ld, n));
     for (int pass = 0; pass < rules::kRuizPasses; ++pass) {
-      for (int64_t i = 0; i < n; ++i) size[i] = cost * column[i] * largest_scaled(Q + i * ld, column, ld);
-      for (int64_t j = 0; j < ld; ++j) scratch[j] = 0;
+      for (int64_t j = 0; j < ld; ++j) size[j] = scratch[j] = 0;
+      // Q is symmetric: the largest entries of its columns, scaled by the rows they stand in.
+      for (int64_t i = 0; i < n; ++i) largest_scaled(Q + i * ld, column, column[i], size, ld);
       for (int64_t i = 0; i < dense; ++i) {
-        const double* from = C + i * ld;
-        for (int64_t j = 0; j < n; ++j) {
-          const double v = row[i] * std::fabs(from[j]);
-          scratch[j] = v > scratch[j] ? v : scratch[j];
-        }
-        row[i] = rules::divide(row[i], std::sqrt(row[i] * largest_scaled(from, column, ld)));
+        const double most = row[i] * largest_scaled(C + i * ld, column, row[i], scratch, ld);
+        row[i] = rules::divide(row[i], std::sqrt(most));
       }
       for (int64_t j = 0; j < n; ++j) {
-        const double most = rules::most(size[j], column[j] * scratch[j]);
+        const double most = column[j] * rules::most(cost * size[j], scratch[j]);
         column[j] = rules::divide(column[j], std::sqrt(most));
       }
     }

@@ -1,6 +1,7 @@
 // The quadratic program kernel, one sample a task: check, equilibrate, iterate, and scale the answer back.
 #include "cpu/interior_point.h"
 #include "cpu/kernels.h"
+#include "cpu/lane_batch.h"
 
 namespace optl::OPTL_ISA {
 
@@ -131,11 +132,58 @@ void solve_sample(const QpSizes& sizes, const QpProblem<T>& in, double eps, int6
   }
 }
 
+#ifdef OPTL_LANES
+/// Samples as run_lanes wants them. What a lane has found is stored through the one-sample layout.
+template <class T>
+struct LaneSource {
+  const QpSizes& sizes;
+  const QpProblem<T>& in;
+  const QpResult<T>& out;
+  double eps;
+  int64_t max_steps;
+  InteriorPoint& one;
+  double* workspace;  // that of `one`
+
+  bool load(int64_t b, Program& q) const {
+    if (!numbers(sizes, in, b)) return false;
+    q.load(in.Q[b], in.A[b], in.G[b]);
+    q.load_rows(in.p[b], 1, q.p);
+    std::fill_n(q.row, q.N, 1.0);
+    load_right_hand_sides(sizes, in, b, q);
+    return true;
+  }
+
+  void alone(int64_t b) const { solve_sample(sizes, in, eps, max_steps, out, b, workspace); }
+
+  void finish(int64_t b, const LaneInteriorPoint& lanes, int lane) const {
+    const LaneProgram& from = lanes.q;
+    for (int64_t j = 0; j < from.n; ++j) one.q.column[j] = from.column[j][lane], one.it.x[j] = from.it.x[j][lane];
+    for (int64_t i = 0; i < from.N; ++i) {
+      one.q.row[i] = from.row[i][lane], one.it.dual[i] = from.it.dual[i][lane], one.it.s[i] = from.it.s[i][lane];
+      one.q.kind[i] = from.inequality[i][lane] ? rules::kInequality
+                      : from.equality[i][lane] ? rules::kEquality
+                                               : rules::kAbsent;
+    }
+    one.q.cost = from.cost[0][lane];
+    one.norms = {lanes.norms.primal[lane], lanes.norms.dual[lane], lanes.norms.gap[lane]};
+    *out.status[b] = kSolved;
+    *out.iterations[b] = lanes.iterations[lane];
+    store(sizes, one, kSolved, out, b);
+  }
+};
+#endif
+
 }  // namespace
 
 int64_t workspace_size(const QpSizes& sizes) {
   Arena arena{nullptr};
   InteriorPoint layout(sizes, arena);  // what qp_kkt needs is a part of it
+#ifdef OPTL_LANES
+  if (use_lanes(sizes)) {
+    LaneInteriorPoint lanes(sizes, arena);
+    LaneProgram group(sizes, arena);
+  }
+#endif
   return arena.used;
 }
 
@@ -143,6 +191,19 @@ template <class T>
 void qp_solve(const QpSizes& sizes, const QpProblem<T>& in, double eps, int64_t max_steps, const QpResult<T>& out,
               double* workspace, int threads) {
   const int64_t stride = workspace_size(sizes);
+#ifdef OPTL_LANES
+  if (use_lanes(sizes)) {
+    std::atomic<int64_t> next{0};
+    for_threads(sizes, threads, [&](int thread) {
+      double* mine = workspace + thread * stride;
+      Arena arena{mine};
+      InteriorPoint one(sizes, arena);
+      const LaneSource<T> source{sizes, in, out, eps, max_steps, one, mine};
+      run_lanes(sizes, std::numeric_limits<T>::epsilon(), eps, max_steps, next, one.q, arena, source);
+    });
+    return;
+  }
+#endif
   for_samples(sizes, threads, [&](int64_t b, int thread) {
     solve_sample(sizes, in, eps, max_steps, out, b, workspace + thread * stride);
   });

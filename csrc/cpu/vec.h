@@ -29,7 +29,7 @@ inline constexpr int64_t kPad = kTileRows;
 inline constexpr int64_t padded(int64_t n) { return (n + kPad - 1) / kPad * kPad; }
 
 #if defined(__GNUC__)
-typedef double Vec __attribute__((vector_size(kWidth * sizeof(double))));
+typedef double Vec __attribute__((vector_size(kWidth * sizeof(double)), may_alias));
 inline Vec splat(double v) { return v - Vec{}; }  // v + 0 would cost an addition: it turns -0 into 0
 #else
 struct Vec {
@@ -37,7 +37,9 @@ struct Vec {
   Vec& operator+=(const Vec& o) { for (int i = 0; i < kWidth; ++i) lane[i] += o.lane[i]; return *this; }
   Vec& operator-=(const Vec& o) { for (int i = 0; i < kWidth; ++i) lane[i] -= o.lane[i]; return *this; }
   friend Vec operator*(Vec a, const Vec& b) { for (int i = 0; i < kWidth; ++i) a.lane[i] *= b.lane[i]; return a; }
+  friend Vec operator-(Vec a, const Vec& b) { a -= b; return a; }
   double operator[](int i) const { return lane[i]; }
+  double& operator[](int i) { return lane[i]; }
 };
 inline Vec splat(double v) { Vec r; for (int i = 0; i < kWidth; ++i) r.lane[i] = v; return r; }
 #endif
@@ -99,16 +101,33 @@ inline double largest(const double* v, int64_t n) {
   return most;
 }
 
-/// max |a_i| b_i for b >= 0, over a padded length, by lanes so that it vectorises.
-inline double largest_scaled(const double* a, const double* b, int64_t n) {
-  double lane[kWidth] = {};
+/// Elementwise a > b ? a : b, so that NaN in `a` is dropped; one instruction.
+inline Vec most(const Vec& a, const Vec& b) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_max_pd(0xff, a, b);  // the plain one makes GCC 12 warn
+#elif defined(__FMA__)
+  return _mm256_max_pd(a, b);
+#else
+  Vec out = b;
+  for (int l = 0; l < kWidth; ++l) out[l] = a[l] > b[l] ? a[l] : b[l];
+  return out;
+#endif
+}
+
+inline Vec absolute(const Vec& v) { return most(v, splat(0) - v); }
+
+/// max |a_i| b_i for b >= 0, over a padded length; and out_i <- max(out_i, scale |a_i|) on the way.
+inline double largest_scaled(const double* a, const double* b, double scale, double* out, int64_t n) {
+  Vec lane = splat(0);
+  const Vec factor = splat(scale);
   for (int64_t i = 0; i < n; i += kWidth) {
-    for (int l = 0; l < kWidth; ++l) {
-      const double v = std::fabs(a[i + l]) * b[i + l];
-      lane[l] = v > lane[l] ? v : lane[l];
-    }
+    const Vec v = absolute(load(a + i));
+    lane = most(v * load(b + i), lane);
+    store(out + i, most(factor * v, load(out + i)));
   }
-  return largest(lane, kWidth);
+  double top = 0;
+  for (int l = 0; l < kWidth; ++l) top = rules::most(lane[l], top);
+  return top;
 }
 
 }  // namespace optl::OPTL_ISA

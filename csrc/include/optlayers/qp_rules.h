@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
+#include <cstring>
 
 #ifdef __CUDACC__
 #define OPTL_HD __host__ __device__
@@ -33,8 +35,15 @@ OPTL_HD inline double weight(Kind kind, double s, double z) {
   return kind == kEquality ? 1 / kDelta : z / (s + kDelta * z);
 }
 
-/// Nearest power of two, in logarithm: scaling by it is exact.
-OPTL_HD inline double power_of_two(double v) { return std::exp2(std::nearbyint(std::log2(v))); }
+/// Nearest power of two, in logarithm, of a positive normal number: scaling by it is exact.
+OPTL_HD inline double power_of_two(double v) {
+  constexpr uint64_t kRoundUp = 0x0010000000000000 - 0x0006A09E667F3BCD;  // carries mantissas from sqrt(2) on
+  uint64_t bits;
+  std::memcpy(&bits, &v, sizeof v);
+  bits = (bits + kRoundUp) & 0x7FF0000000000000;
+  std::memcpy(&v, &bits, sizeof v);
+  return v;
+}
 
 // Not std::fmax: where its rules for NaN cost a call into the library, these are one instruction.
 OPTL_HD inline double most(double a, double b) { return a > b ? a : b; }
