@@ -762,3 +762,27 @@ def test_backward_vmap_shared_and_empty_batch():
     two = ops.qp_backward(*copied, *args[3:], True, True, True)
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
     assert ops.qp_backward(*(t[:0] for t in args), True, True, True).grad_G.shape == (0, 4, 6)
+
+
+# -- near a degenerate vertex ----------------------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize("size", [1e-7, 1e-8, 1e-9, 1e-11])
+def test_nearly_degenerate_vertices(solve, size):
+    """One tight row more than there are variables, but for an offset of `size`: complementarity must not run ahead."""
+    batch, n, k = 40, 24, 14
+    tight = n - k + 1
+    A, x = torch.rand(batch, k, n, dtype=torch.float64), torch.rand(batch, n, dtype=torch.float64)
+    x[:, :tight] = 0
+    z = torch.zeros_like(x)
+    z[:, :tight] = 1.5 * torch.rand(batch, tight, dtype=torch.float64)
+    z[:, 0] *= 1e-2
+    y = torch.randn(batch, k, dtype=torch.float64)
+    p = z - 0.1 * x - (A.mT @ y[..., None])[..., 0]
+    b = (A @ (x + size * torch.rand_like(x))[..., None])[..., 0]
+    Q = (0.1 * torch.eye(n, dtype=torch.float64)).expand(batch, n, n)
+    problem = [Q, p, p.new_zeros(batch, 0, n), p.new_zeros(batch, 0), A, b, torch.zeros_like(p), p.new_zeros(batch, 0)]
+    r = solve(*problem, eps=1e-9)
+    assert (r.status == Status.SOLVED).all()
+    assert kkt_residual(problem, r) < 2e-9

@@ -29,7 +29,8 @@ class InteriorPoint {
   int64_t iterations = 0;
 
   InteriorPoint(const QpSizes& sizes, Arena& arena)
-      : q(sizes, arena), factor(q.n, arena), it(q, arena), move(q, arena), trial_(q, arena), active_set_(q, arena) {
+      : q(sizes, arena), factor(q.n, arena), it(q, arena), move(q, arena), trial_(q, arena), last_(q, arena),
+        active_set_(q, arena) {
     r_x_ = arena.take(q.ld), Qx_ = arena.take(q.ld), ray_x = arena.take(q.ld);
     for (double** v : {&r_row_, &weight_, &barrier_, &r_gap_, &pull_, &rows_, &proof}) *v = arena.take(q.N);
     guess_ = reinterpret_cast<bool*>(arena.take(q.N)), refused_ = reinterpret_cast<bool*>(arena.take(q.N));
@@ -58,6 +59,9 @@ class InteriorPoint {
         r_gap_[i] = it.s[i] * it.dual[i];
       }
       if (!q.factor(weight_, factor)) return failed(unbounded);
+      // Near a degenerate vertex the proximal terms hold the multipliers back, the violation stays behind the gap, and
+      // the slacks that have vanished meanwhile jam every step. There the step is refined to the one without them.
+      refinements_ = norms.primal > norms.gap && norms.gap < rules::kLagging ? rules::kStepRefinements : 0;
       direction();
       if (q.N > 0 && clear_guess() && !(has_refused && std::equal(guess_, guess_ + q.N, refused_))) {
         std::copy(guess_, guess_ + q.N, refused_);
@@ -84,11 +88,12 @@ class InteriorPoint {
   bool is_equality(int64_t i) const { return q.kind[i] == rules::kEquality; }
 
  private:
-  Iterate trial_;
+  Iterate trial_, last_;
   ActiveSet active_set_;
   double *r_x_, *Qx_, *r_row_, *weight_, *barrier_, *r_gap_, *pull_, *rows_;
   bool *guess_, *refused_, *active_;
   int64_t count_ = 0;
+  int refinements_ = 0;
 
   static Status failed(bool unbounded) { return unbounded ? kDualInfeasible : kNumericalError; }
 
@@ -144,8 +149,27 @@ class InteriorPoint {
     factor.solve(move.x);
     q.rows(move.x, rows_);
     for (int64_t i = 0; i < q.N; ++i) {
-      move.dual[i] = weight_[i] * (rows_[i] + r_row_[i]) - pull_[i];
-      move.s[i] = is_inequality(i) ? rules::kDelta * move.dual[i] - r_row_[i] - rows_[i] : 0;
+      move.dual[i] = last_.dual[i] = weight_[i] * (rows_[i] + r_row_[i]) - pull_[i];
+    }
+    for (int64_t j = 0; j < q.ld; ++j) last_.x[j] = move.x[j];
+    for (int pass = 0; pass < refinements_; ++pass) refine_direction();
+    for (int64_t i = 0; i < q.N; ++i) {
+      move.s[i] = is_inequality(i) ? rules::kDelta * last_.dual[i] - r_row_[i] - rows_[i] : 0;
+    }
+  }
+
+  /// What the proximal terms have kept from `move`: rho and delta times the `last_` part of it, solved for (IPM-20).
+  void refine_direction() {
+    for (int64_t i = 0; i < q.N; ++i) last_.s[i] = rules::kDelta * weight_[i] * last_.dual[i];
+    q.adjoint(last_.s, Qx_);
+    for (int64_t j = 0; j < q.ld; ++j) last_.x[j] = rules::kRho * last_.x[j] - Qx_[j];
+    factor.solve(last_.x);
+    q.rows(last_.x, last_.dual);
+    for (int64_t j = 0; j < q.ld; ++j) move.x[j] += last_.x[j];
+    for (int64_t i = 0; i < q.N; ++i) {
+      rows_[i] += last_.dual[i];
+      last_.dual[i] = weight_[i] * last_.dual[i] + last_.s[i];
+      move.dual[i] += last_.dual[i];
     }
   }
 
@@ -172,7 +196,8 @@ class InteriorPoint {
   void correct() {
     const double ratio = mean_gap(step_length()) / rules::most(mean_gap(0), 1e-200);
     const double sigma = std::pow(rules::least(rules::most(ratio, 0), 1), 3);
-    const double target = rules::most(sigma * mean_gap(0), 1e-30);
+    const double lag = refinements_ ? rules::kBalance * largest(r_row_, q.N) : 0;
+    const double target = rules::most(rules::most(sigma * mean_gap(0), lag), 1e-30);
     for (int64_t i = 0; i < q.N; ++i) r_gap_[i] = it.s[i] * it.dual[i] + move.s[i] * move.dual[i] - target;
   }
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from .._base.loop import can_read, choose, surely_none
 from .._base.status import Status
 from .reference_kkt import qp_backward, qp_kkt
-from .reference_program import DELTA, Program, active_set_solve, build, largest, solve_factored, symmetric_part
+from .reference_program import DELTA, RHO, Program, active_set_solve, build, largest, solve_factored, symmetric_part
 
 __all__ = ["qp_backward", "qp_kkt", "qp_solve"]
 
@@ -24,6 +24,9 @@ POLISHED = 1e-11  # residual a polished solution must have
 SIGN = 1e-12  # a multiplier or slack this little below zero, relative, is zero
 WEAK = 1e-10  # a multiplier this small, relative, makes its row weakly active, that is inactive
 CERTIFICATE = 1e8  # a certificate must exclude every solution within this radius (IPM-13)
+LAGGING = 1e-3  # once the gap is below this, the violation should be below the gap
+BALANCE = 1e-3  # where it is not: least gap aimed at, relative to the violation
+STEP_REFINEMENTS = 12  # and refinements of the step
 RUNNING = -1
 
 
@@ -122,7 +125,10 @@ def _interior_point(program: Program, eps: float, max_steps: int, polish: bool):
             break
 
         factor = program.factor(_weight(program, it))
-        affine = _direction(program, factor, it, r, it.s * it.dual)
+        # Near a degenerate vertex the proximal terms hold the multipliers back, the violation stays behind the gap, and
+        # the slacks that have vanished meanwhile jam every step. There the step is refined to the one without them.
+        lagging = running & (r.norms[:, 0] > r.norms[:, 2]) & (r.norms[:, 2] < LAGGING)
+        affine = _direction(program, factor, it, r, it.s * it.dual, lagging)
         if polish:
             indicator = torch.where(program.inequality, -affine.s / torch.where(program.inequality, it.s, 1.0), 1.0)
             guess = program.equality | (program.inequality & (indicator > 0.5))
@@ -131,7 +137,7 @@ def _interior_point(program: Program, eps: float, max_steps: int, polish: bool):
             refused = choose(clear, guess.to(torch.int8), refused)
             status = torch.where(accepted, torch.where(unbounded, Status.DUAL_INFEASIBLE, Status.SOLVED), status)
             running = running & ~accepted
-        move = _direction(program, factor, it, r, _corrected(program, it, affine))
+        move = _direction(program, factor, it, r, _corrected(program, it, affine, r, lagging), lagging)
         finite = torch.isfinite(move.x).all(-1) & torch.isfinite(move.dual).all(-1)
         status = torch.where(running & ~finite, Status.NUMERICAL_ERROR, status)
         running = running & finite
@@ -168,23 +174,34 @@ def _barrier(program: Program, it: Iterate) -> Tensor:
     return torch.where(program.inequality, it.s + DELTA * it.dual, 1.0)
 
 
-def _direction(program: Program, factor: Tensor, it: Iterate, r: Residuals, r_gap: Tensor) -> Iterate:
-    """Newton step towards zero residuals and s z = s z - r_gap (IPM-7)."""
+def _direction(program: Program, factor: Tensor, it: Iterate, r: Residuals, r_gap: Tensor, lagging: Tensor) -> Iterate:
+    """Newton step towards zero residuals and s z = s z - r_gap (IPM-7), refined where `lagging` (IPM-20)."""
     weight, pull = _weight(program, it), r_gap / _barrier(program, it)
     dx = solve_factored(factor, -r.x - program.adjoint(weight * r.row - pull))
     moved = program.rows(dx)
     ddual = weight * (moved + r.row) - pull
-    return Iterate(dx, ddual, torch.where(program.inequality, DELTA * ddual - r.row - moved, 0.0))
+    held = ddual  # delta times this is what the proximal terms keep from the step
+    if not surely_none(lagging):
+        part = Iterate(choose(lagging, dx, torch.zeros_like(dx)), choose(lagging, ddual, torch.zeros_like(ddual)), it.s)
+        for _ in range(STEP_REFINEMENTS):
+            pull = DELTA * weight * part.dual
+            step = solve_factored(factor, RHO * part.x - program.adjoint(pull))
+            change = program.rows(step)
+            part = Iterate(step, weight * change + pull, it.s)
+            dx, moved, ddual = dx + step, moved + change, ddual + part.dual
+        held = choose(lagging, part.dual, ddual)
+    return Iterate(dx, ddual, torch.where(program.inequality, DELTA * held - r.row - moved, 0.0))
 
 
-def _corrected(program: Program, it: Iterate, affine: Iterate) -> Tensor:
+def _corrected(program: Program, it: Iterate, affine: Iterate, r: Residuals, lagging: Tensor) -> Tensor:
     """Mehrotra's second-order correction and centering (IPM-8)."""
     count = program.inequality.sum(-1, keepdim=True).clamp(min=1)
     length = _step_length(program, it, affine)
     mu = (it.s * it.dual).sum(-1, keepdim=True) / count
     mu_affine = ((it.s + length * affine.s) * (it.dual + length * affine.dual)).sum(-1, keepdim=True) / count
     sigma = (mu_affine / mu.clamp(min=1e-200)).clamp(0, 1) ** 3
-    target = (sigma * mu).clamp(min=1e-30)
+    lag = choose(lagging, BALANCE * largest(r.row), torch.zeros_like(mu))
+    target = torch.maximum(sigma * mu, lag).clamp(min=1e-30)
     return torch.where(program.inequality, it.s * it.dual + affine.s * affine.dual - target, 0.0)
 
 

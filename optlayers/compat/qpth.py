@@ -36,7 +36,7 @@ def QPFunction(
     cannot be solved raises :class:`~optlayers.SolveError` instead of printing a warning and returning what it has.
 
     Args:
-        eps: tolerance; raised to the engine's own (relative, 1e-10 in float64) if smaller.
+        eps: tolerance; raised to the engine's own (relative, 1e-9 in float64) if smaller.
         maxIter: limit on the iterations; raised to the engine's own if smaller.
         verbose, notImprovedLim, solver, check_Q_spd: accepted, and without effect: nothing is printed, the engine
             decides itself when to give up, and every ``Q`` is checked.

@@ -16,7 +16,8 @@ class InteriorPoint:
     """Mehrotra's predictor-corrector method with proximal regularization, equilibration and an active-set polish.
 
     Args:
-        eps: relative tolerance on the unscaled KKT residuals. None: 1e-10 in float64, 1e-5 in float32.
+        eps: relative tolerance on the unscaled KKT residuals. None: 1e-9 in float64, 1e-5 in float32. The
+            polish usually reaches rounding.
         max_steps: limit on the factorizations per sample.
 
     References: Mehrotra (1992); Schwan et al., "PIQP" (2023). See the page on the QP method, (IPM-1) onwards.
@@ -27,7 +28,7 @@ class InteriorPoint:
 
     def tolerance(self, dtype: torch.dtype) -> float:
         """`eps`, or the default of the dtype."""
-        return self.eps if self.eps is not None else (1e-10 if dtype == torch.float64 else 1e-5)
+        return self.eps if self.eps is not None else (1e-9 if dtype == torch.float64 else 1e-5)
 
     def __call__(self, data: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Solve for ``(Q, p, G, h, A, b, lb, ub)``, each with one batch dimension; see :func:`ops.qp_solve`."""
