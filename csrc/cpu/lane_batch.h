@@ -8,11 +8,6 @@
 #ifdef OPTL_LANES
 namespace optl::OPTL_ISA {
 
-/// From here on, the tiles of cholesky.h run faster on one program than lanes on many.
-inline constexpr int64_t kLaneLimit = 40;
-
-inline bool use_lanes(const QpSizes& sizes) { return sizes.batch > 1 && sizes.n <= kLaneLimit; }
-
 /// One thread's share of a batch; threads draw groups of samples from `next`. `source` knows about samples:
 /// load(b, program) reads one and says whether it holds numbers, alone(b) solves it with the one-sample kernel,
 /// finish(b, lanes, lane) writes what a lane has found.

@@ -9,6 +9,11 @@
 #ifdef OPTL_LANES
 namespace optl::OPTL_ISA {
 
+/// From here on, the tiles of cholesky.h run faster on one program than lanes on many.
+inline constexpr int64_t kLaneLimit = 40;
+
+inline bool use_lanes(const QpSizes& sizes) { return sizes.batch > 1 && sizes.n <= kLaneLimit; }
+
 inline Real* take_lanes(Arena& arena, int64_t count) { return reinterpret_cast<Real*>(arena.take(count * kWidth)); }
 
 /// x (n), multipliers of all rows (N), slacks (N).
