@@ -8,7 +8,7 @@ from ._base.status import Solution, SolveError, Status
 from .functional import ClosestQPSolution, QPSolution, fixed_point, solve_closest_qp, solve_qp
 from .implicit import Implicit, OneStep, Unroll, custom_fixed_point, custom_root, root_jvp, root_vjp
 from .layers import QPLayer
-from .solvers import InteriorPoint, Picard
+from .solvers import Clarabel, InteriorPoint, Picard
 
 __version__ = "0.1.0"
 
@@ -29,6 +29,7 @@ __all__ = [  # noqa: RUF022 - by floor
     "root_jvp",
     "root_vjp",
     # algorithms
+    "Clarabel",
     "InteriorPoint",
     "Picard",
     # problem in, differentiable solution out

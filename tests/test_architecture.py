@@ -37,6 +37,7 @@ PUBLIC_NAMES = [
     "custom_root",
     "root_jvp",
     "root_vjp",
+    "Clarabel",
     "InteriorPoint",
     "Picard",
     "ClosestQPSolution",

@@ -17,6 +17,7 @@ from optlayers.linear_solve.sparse import SaddleFactor, equilibration, is_positi
 from optlayers.solvers.crossover import crossover
 from optlayers.solvers.sparse import SparsePoint, SparseProgram
 
+pytest.importorskip("clarabel")  # an optional dependency
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta"),
     pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled"),

@@ -2,5 +2,6 @@
 
 from .interior_point import InteriorPoint
 from .picard import Picard
+from .sparse import Clarabel
 
-__all__ = ["InteriorPoint", "Picard"]
+__all__ = ["Clarabel", "InteriorPoint", "Picard"]
