@@ -72,10 +72,10 @@ def _one_thread(matrix: Tensor) -> Iterator[None]:
 
     Under vmap the batch does not show in the shape, so that size and device alone decide.
     """
-    threads = torch.get_num_threads()
-    if threads == 1 or matrix.device.type != "cpu" or matrix.shape[-1] < 128 or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or matrix.device.type != "cpu" or matrix.shape[-1] < 128:
         yield
         return
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
