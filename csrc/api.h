@@ -87,7 +87,7 @@ template <class T>
 void qp_kkt(const QpSizes& sizes, const QpKkt<T>& system, const QpKktResult<T>& result, double* workspace, int threads);
 
 /// The same, and from its solution u the gradients of the matrices,
-/// -(u_x x' + x u_x')/2, -(z u_x' + u_z x') and -(y u_x' + u_y x') (IPM-20). Does not allocate.
+/// -(u_x x' + x u_x')/2, -(z u_x' + u_z x') and -(y u_x' + u_y x') (IPM-21). Does not allocate.
 template <class T>
 void qp_backward(const QpSizes& sizes, const QpBackward<T>& in, const QpBackwardResult<T>& result, double* workspace,
                  int threads);

@@ -689,6 +689,15 @@ def test_kkt_nan_stays_in_its_sample(kkt):
         torch.testing.assert_close(flat(args, got, i), flat(args, want, i), rtol=1e-12, atol=1e-12)
 
 
+def test_kkt_does_not_depend_on_the_batch():
+    for size in ((11, 3, 2, 1), (11, 9, 8, 2), (6, 30, 20, 4)):
+        args = system(*size)
+        together = ops.qp_kkt(*args)
+        for i in range(size[0]):
+            for a, b in zip(ops.qp_kkt(*(t[i : i + 1] for t in args)), together, strict=True):
+                torch.testing.assert_close(a[0], b[i], rtol=1e-10, atol=1e-11 * (1 + float(together.d_x.abs().max())))
+
+
 def test_kkt_vmap_and_empty_batch():
     args = system(4, 6, 4, 2)
     want = ops.qp_kkt(*args)

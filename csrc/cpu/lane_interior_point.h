@@ -137,7 +137,7 @@ class LaneInteriorPoint {
     return out;
   }
 
-  /// Lanes that have converged try a last active set; those out of steps leave.
+  /// Lanes that have converged try a last active set; those that lag or are out of steps leave.
   void begin_steps(double eps, int64_t max_steps) {
     count_ = every(0);
     for (int64_t i = 0; i < q.N; ++i) count_ += keep(q.inequality[i], every(1));
@@ -154,6 +154,8 @@ class LaneInteriorPoint {
       for (int l = 0; l < kWidth; ++l) tries_[l] = converged[l] ? 1 : tries_[l];
     }
     last_ = select(~polishing_, is(false), last_ | converged);
+    // Where the violation lags behind the gap, the one-sample kernel refines its steps.
+    leave(~polishing_ & (norms.primal > norms.gap) & (norms.gap < every(rules::kLagging)));
     for (int l = 0; l < kWidth; ++l) {
       if (!polishing_[l] && iterations[l] == max_steps && state_[l] == LaneState::kRunning) state_[l] = LaneState::kLeft;
     }

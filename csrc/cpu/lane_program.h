@@ -9,8 +9,8 @@
 #ifdef OPTL_LANES
 namespace optl::OPTL_ISA {
 
-/// From here on, the tiles of cholesky.h run faster on one program than lanes on many.
-inline constexpr int64_t kLaneLimit = 40;
+/// Beyond, the tiles of cholesky.h run faster on one program than lanes on many: measured with AVX2.
+inline constexpr int64_t kLaneLimit = 50;
 
 inline bool use_lanes(const QpSizes& sizes) { return sizes.batch > 1 && sizes.n <= kLaneLimit; }
 

@@ -123,7 +123,7 @@ void outer(const T* left, const T* right, const T* second_left, const T* second_
   }
 }
 
-/// (IPM-20)
+/// (IPM-21)
 template <class T>
 void form_gradients(const QpSizes& sizes, const QpBackward<T>& in, const QpBackwardResult<T>& out, int64_t b) {
   const int64_t n = sizes.n;

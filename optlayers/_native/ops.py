@@ -177,7 +177,7 @@ def qp_backward(
     Returns:
         :class:`QPBackwardResult`; ``error`` is that of :func:`qp_kkt`.
 
-    References: Amos and Kolter, "OptNet" (2017); docs/theory/qp.md, (IPM-20).
+    References: Amos and Kolter, "OptNet" (2017); docs/theory/qp.md, (IPM-21).
     """
     tensors = (Q, G, A, active_G, active_lb, active_ub, x, y, z, v_x, v_y, v_z, v_lb, v_ub)
     run = _qp_backward_cpu if _direct(*tensors) else torch.ops.optlayers.qp_backward.default
@@ -291,8 +291,8 @@ def _qp_backward_cpu(Q, G, A, active_G, active_lb, active_ub, x, y, z, *rest) ->
     ordered = (*outputs[:5], outputs[8], *outputs[5:8])
     if not len(Q) or _run("qp_backward", sizes, inputs, ordered, reference_kkt.singular_tolerance(Q.dtype)):
         return outputs
-    *u, error = reference_kkt.redo_singular(ordered[:6], *inputs[:11])
-    return *u, *reference_kkt.matrix_gradients(x, y, z, *u[:3], *wants), error
+    u_x, u_y, u_G, u_lb, u_ub, error = reference_kkt.redo_singular(ordered[:6], *inputs[:11])
+    return u_x, u_y, u_G, u_lb, u_ub, *reference_kkt.matrix_gradients(x, y, z, u_x, u_y, u_G, *wants), error
 
 
 def _flatten_vmap(op):

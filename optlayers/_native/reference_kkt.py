@@ -44,11 +44,12 @@ def qp_backward(
 ) -> tuple[Tensor, ...]:
     """Twin of :func:`optlayers._native.ops.qp_backward`, where the contract stands."""
     *u, error = qp_kkt(Q, G, A, active_G, active_lb, active_ub, v_x, v_y, v_z, v_lb, v_ub)
-    return *u, *matrix_gradients(x, y, z, *u[:3], want_Q, want_G, want_A), error
+    u_x, u_y, u_G = u[:3]
+    return *u, *matrix_gradients(x, y, z, u_x, u_y, u_G, want_Q, want_G, want_A), error
 
 
 def matrix_gradients(x, y, z, u_x, u_y, u_G, want_Q: bool, want_G: bool, want_A: bool) -> tuple[Tensor, ...]:
-    """Gradients of Q, G and A (IPM-20), ``(B, 0, 0)`` where not wanted."""
+    """Gradients of Q, G and A (IPM-21), ``(B, 0, 0)`` where not wanted."""
     none = x.new_empty(x.shape[0], 0, 0)
     cross = _outer(u_x, x) if want_Q else none
     return (
