@@ -121,12 +121,13 @@ struct Program {
 
   /// out = Q x; out and x are padded.
   void quadratic(const double* x, double* out) const {
-    for (int64_t i = 0; i < ld; ++i) out[i] = dot(Q + i * ld, x, ld);
+    multiply_rows(Q, ld, ld, x, out);
   }
 
   /// out = [A; G; -I; I] x, zero at absent rows.
   void rows(const double* x, double* out) const {
-    for (int64_t i = 0; i < dense; ++i) out[i] = kind[i] ? dot(C + i * ld, x, ld) : 0;
+    multiply_rows(C, dense, ld, x, out);
+    for (int64_t i = 0; i < dense; ++i) out[i] = kind[i] ? out[i] : 0;
     for (int64_t j = 0; j < lower; ++j) out[dense + j] = kind[dense + j] ? -x[j] : 0;
     for (int64_t j = 0; j < upper; ++j) out[dense + lower + j] = kind[dense + lower + j] ? x[j] : 0;
   }
@@ -134,9 +135,7 @@ struct Program {
   /// out = [A; G; -I; I]' v for v that is zero at absent rows.
   void adjoint(const double* v, double* out) const {
     for (int64_t j = 0; j < ld; ++j) out[j] = 0;
-    for (int64_t i = 0; i < dense; ++i) {
-      if (v[i] != 0) axpy(v[i], C + i * ld, out, ld);
-    }
+    add_rows(C, dense, ld, v, out);
     for (int64_t j = 0; j < lower; ++j) out[j] -= v[dense + j];
     for (int64_t j = 0; j < upper; ++j) out[j] += v[dense + lower + j];
   }

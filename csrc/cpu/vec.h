@@ -94,6 +94,39 @@ inline void axpy(double scale, const double* a, double* out, int64_t n) {
   for (int64_t i = 0; i < n; i += kWidth) store(out + i, multiply_add(s, load(a + i), load(out + i)));
 }
 
+/// out_i = a_i'x for `rows` rows a_i of padded length ld, four at a time to share the loads of x.
+inline void multiply_rows(const double* a, int64_t rows, int64_t ld, const double* x, double* out) {
+  int64_t i = 0;
+  for (; i + 4 <= rows; i += 4, a += 4 * ld) {
+    Vec acc[4] = {splat(0), splat(0), splat(0), splat(0)};
+    for (int64_t j = 0; j < ld; j += kWidth) {
+      const Vec v = load(x + j);
+      for (int r = 0; r < 4; ++r) acc[r] = multiply_add(load(a + r * ld + j), v, acc[r]);
+    }
+    for (int r = 0; r < 4; ++r) {
+      double sum = 0;
+      for (int l = 0; l < kWidth; ++l) sum += acc[r][l];
+      out[i + r] = sum;
+    }
+  }
+  for (; i < rows; ++i, a += ld) out[i] = dot(a, x, ld);
+}
+
+/// out += sum of v_i a_i over `rows` rows a_i of padded length ld, four at a time to share the loads of out.
+inline void add_rows(const double* a, int64_t rows, int64_t ld, const double* v, double* out) {
+  int64_t i = 0;
+  for (; i + 4 <= rows; i += 4, a += 4 * ld) {
+    if (v[i] == 0 && v[i + 1] == 0 && v[i + 2] == 0 && v[i + 3] == 0) continue;
+    const Vec scale[4] = {splat(v[i]), splat(v[i + 1]), splat(v[i + 2]), splat(v[i + 3])};
+    for (int64_t j = 0; j < ld; j += kWidth) {
+      Vec acc = load(out + j);
+      for (int r = 0; r < 4; ++r) acc = multiply_add(scale[r], load(a + r * ld + j), acc);
+      store(out + j, acc);
+    }
+  }
+  for (; i < rows; ++i, a += ld) axpy(v[i], a, out, ld);
+}
+
 /// max |v|; 0 of nothing, NaN where there is one.
 inline double largest(const double* v, int64_t n) {
   double most = 0;
