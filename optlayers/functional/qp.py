@@ -65,6 +65,10 @@ def solve_qp(
     Differentiable in every tensor argument, in both modes, at any order, in ``x``, ``s`` and all multipliers. An
     argument without batch dimensions is shared by the batch, and its gradient is the sum over it.
 
+    ``Q``, ``G`` and ``A`` may be sparse (``torch.sparse_csr``, ``torch.sparse_csc``, or scipy for constants). The
+    program then goes to a sparse solver, :class:`~optlayers.Clarabel` by default, gradients come back in the pattern,
+    and ``vmap`` is refused.
+
     Where the solution is not differentiable, or not unique, the derivative is a selection: a weakly active constraint
     (zero slack, zero multiplier) counts as inactive, and a singular KKT system is solved in the least-squares sense
     with least norm, with a warning if its residual says that no derivative exists.
