@@ -137,7 +137,7 @@ def test_compiled_closure_raises(problem):
     (W,) = leaves(W)
     solver = ol.custom_root(lambda x, a: rotated(x, a, W))(lambda init, a: relax(init, a, W))
     compiled = torch.compile(lambda a: solver(init, a).sum(), fullgraph=True, backend="aot_eager")
-    with pytest.raises(Exception, match=r"capture a tensor|Observed exception"):
+    with pytest.raises(Exception, match="must not capture a tensor"):
         compiled(*leaves(a))
 
 
