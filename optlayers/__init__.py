@@ -6,7 +6,7 @@ Solvers find points, `implicit` differentiates points, `functional` joins the tw
 from . import linear_solve
 from ._base.status import Solution, SolveError, Status
 from .functional import ClosestQPSolution, QPSolution, fixed_point, solve_closest_qp, solve_qp
-from .implicit import Implicit, OneStep, Unroll, custom_fixed_point, custom_root, root_jvp, root_vjp
+from .implicit import Implicit, ImplicitModule, OneStep, Unroll, custom_fixed_point, custom_root, root_jvp, root_vjp
 from .layers import QPLayer
 from .solvers import Clarabel, InteriorPoint, Picard
 
@@ -22,6 +22,7 @@ __all__ = [  # noqa: RUF022 - by floor
     "linear_solve",
     # derivatives of solutions
     "Implicit",
+    "ImplicitModule",
     "OneStep",
     "Unroll",
     "custom_fixed_point",

@@ -31,6 +31,7 @@ PUBLIC_NAMES = [
     "Status",
     "linear_solve",
     "Implicit",
+    "ImplicitModule",
     "OneStep",
     "Unroll",
     "custom_fixed_point",

@@ -2,10 +2,12 @@
 
 from .adjoint import Adjoint, Implicit, OneStep, Unroll
 from .custom_root import custom_fixed_point, custom_root, root_jvp, root_vjp
+from .module import ImplicitModule
 
 __all__ = [
     "Adjoint",
     "Implicit",
+    "ImplicitModule",
     "OneStep",
     "Unroll",
     "custom_fixed_point",
