@@ -46,10 +46,10 @@ def norm(a: Tree, batch_ndim: int = 0) -> Tensor:
     flat, _ = ravel(a, batch_ndim)
     if flat.shape[-1] == 0:
         return flat.sum(-1)
+    bounds = torch.finfo(flat.dtype)
     with torch.no_grad():
-        largest = flat.abs().amax(-1, keepdim=True)
-    # Zero, infinite and NaN vectors have no scale; unscaled they give 0, inf and NaN by themselves.
-    scale = torch.where(torch.isfinite(largest) & (largest > 0), largest, 1.0)
+        # Clamped, zero and infinite vectors give 0 and inf by themselves; NaN stays NaN.
+        scale = flat.abs().amax(-1, keepdim=True).clamp(bounds.tiny, bounds.max)
     return scale.squeeze(-1) * torch.linalg.vector_norm(flat / scale, dim=-1)
 
 
