@@ -30,6 +30,7 @@ PUBLIC_NAMES = [
     "SolveError",
     "Status",
     "linear_solve",
+    "projection",
     "Implicit",
     "ImplicitModule",
     "OneStep",

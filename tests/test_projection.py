@@ -1,0 +1,214 @@
+"""Projections: one catalogue of sets, and what every projection has to do over it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+from torch.func import jacrev, vmap
+
+from optlayers import projection
+
+F64 = torch.float64
+
+
+def rand(*shape, seed=0):
+    return torch.rand(*shape, dtype=F64, generator=torch.Generator().manual_seed(seed))
+
+
+def randn(*shape, seed=0):
+    return torch.randn(*shape, dtype=F64, generator=torch.Generator().manual_seed(seed))
+
+
+@dataclass
+class Case:
+    """A set: its projection, the shape of a point, parameters of one sample, and how far a point violates it."""
+
+    name: str
+    project: Callable[..., Tensor]
+    violation: Callable[..., Tensor]  # (y, *parameters) -> (*batch)
+    parameters: tuple[Tensor, ...] = ()
+    shape: tuple[int, ...] = (5,)
+    convex: bool = True
+    scale: float = 1.0  # of the points to project
+    tolerance: float = 1e-9
+    own: tuple[int, ...] = field(default=())  # dimensions that the parameters have in one sample
+
+    def __str__(self):
+        return self.name
+
+    def __post_init__(self):
+        self.own = tuple(parameter.dim() for parameter in self.parameters)
+
+    def points(self, *batch, seed=1):
+        return self.scale * randn(*batch, *self.shape, seed=seed)
+
+    def leaves(self, *batch):
+        """A batch of points, and the parameters, of which the first has a batch as well."""
+        shared = list(self.parameters)
+        if shared:
+            shared[0] = shared[0].expand(*batch, *shared[0].shape).clone()
+        return [leaf.requires_grad_() for leaf in (self.points(*batch), *[p.clone() for p in shared])]
+
+
+def below(*residuals):
+    """The largest of residuals that should not be positive, over a sample."""
+    return torch.stack([r.flatten(1).amax(1) if r.dim() > 1 else r for r in residuals]).amax(0)
+
+
+CASES = [
+    Case("simplex", projection.simplex, lambda y, r: below(-y, (y.sum(-1) - r).abs()), (torch.tensor(1.3, dtype=F64),)),
+]
+CONVEX = [case for case in CASES if case.convex]
+
+
+def flat_distance(x, y):
+    return (x - y).flatten(1).norm(dim=1)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_lands_in_the_set_and_stays_there(case):
+    for scale in (0.1, 1.0, 10.0):
+        y = case.project(scale * case.points(20), *case.parameters)
+        size = 1 + y.flatten(1).abs().amax(1)
+        assert (case.violation(y, *case.parameters) <= case.tolerance * size).all()
+        again = case.project(y, *case.parameters)
+        assert (flat_distance(y, again) <= case.tolerance * size).all()
+
+
+@pytest.mark.parametrize("case", CONVEX, ids=str)
+def test_firmly_nonexpansive(case):
+    x, z = case.points(50), case.points(50, seed=2)
+    dx, dy = (x - z).flatten(1), (case.project(x, *case.parameters) - case.project(z, *case.parameters)).flatten(1)
+    assert ((dy * dy).sum(1) <= (dx * dy).sum(1) + case.tolerance * (dx * dx).sum(1)).all()
+
+
+@pytest.mark.parametrize("case", CONVEX, ids=str)
+def test_no_point_of_the_set_is_closer(case):
+    """The variational inequality (x - Px)'(z - Px) <= 0 for z in the set: with feasibility, it defines Px."""
+    x = case.points(30)
+    y = case.project(x, *case.parameters)
+    for seed, scale in ((3, 0.2), (4, 1.0), (5, 5.0)):
+        z = case.project(scale * case.points(30, seed=seed), *case.parameters)
+        inner = ((x - y) * (z - y)).flatten(1).sum(1)
+        assert (inner <= 10 * case.tolerance * (1 + (x * x).flatten(1).sum(1) + (z * z).flatten(1).sum(1))).all()
+
+
+@pytest.mark.parametrize("case", CONVEX, ids=str)
+def test_jacobian_is_that_of_a_projection(case):
+    """Symmetric, with eigenvalues between 0 and 1."""
+    x = case.points(6)
+    J = vmap(jacrev(lambda x: case.project(x, *case.parameters).flatten()))(x).flatten(2)
+    torch.testing.assert_close(J, J.mT, rtol=0, atol=1e-8)
+    eigenvalues = torch.linalg.eigvalsh((J + J.mT) / 2)
+    assert eigenvalues.min() > -1e-8 and eigenvalues.max() < 1 + 1e-8
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_first_and_second_derivatives(case):
+    leaves = case.leaves(2)
+    assert gradcheck(case.project, leaves, check_forward_ad=True, atol=1e-6, rtol=1e-5)
+    assert gradgradcheck(case.project, leaves, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_parameters_broadcast_and_gradients_sum(case):
+    x, weight = case.points(3, 2), randn(3, 2, *case.shape, seed=7)
+    shared = [p.clone().requires_grad_() for p in case.parameters]
+    each = [p.expand(3, 1, *p.shape).clone().requires_grad_() for p in case.parameters]
+    y = case.project(x, *shared)
+    torch.testing.assert_close(y, case.project(x, *each), rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(y[1, 0], case.project(x[1, 0], *shared), rtol=1e-9, atol=1e-10)
+    if shared:
+        got = torch.autograd.grad((y * weight).sum(), shared)
+        want = torch.autograd.grad((case.project(x, *each) * weight).sum(), each)
+        for a, b in zip(got, want, strict=True):
+            torch.testing.assert_close(a, b.sum((0, 1)), rtol=1e-7, atol=1e-8)
+    one = case.points()
+    if shared:  # a batch of parameters, and one point
+        assert case.project(one, *each).shape == (3, 1, *case.shape)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_vmap_and_compile_equal_eager(case):
+    x = case.points(3)
+    want = case.project(x, *case.parameters)
+    torch.testing.assert_close(vmap(lambda x: case.project(x, *case.parameters))(x), want, rtol=1e-9, atol=1e-10)
+    compiled = torch.compile(lambda x: case.project(x, *case.parameters), fullgraph=True, backend="aot_eager")
+    x.requires_grad_()
+    torch.testing.assert_close(compiled(x), want, rtol=1e-9, atol=1e-10)
+    weight = randn(*want.shape, seed=8)
+    gradient = [
+        torch.autograd.grad((f(x) * weight).sum(), x) for f in (compiled, lambda x: case.project(x, *case.parameters))
+    ]
+    torch.testing.assert_close(*gradient, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_dtype_layout_and_empty_batch(case):
+    x = case.points(4)
+    want = case.project(x, *case.parameters)
+    y = case.project(x.float(), *[p.float() for p in case.parameters])
+    assert y.dtype == torch.float32
+    torch.testing.assert_close(y.double(), want, rtol=1e-4, atol=1e-4)
+    strided = torch.stack([x, x], -1)[..., 0]
+    assert not strided.is_contiguous()
+    torch.testing.assert_close(case.project(strided, *case.parameters), want, rtol=0, atol=0)
+    assert case.project(case.points(0), *case.parameters).shape == (0, *case.shape)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_bad_sample_is_alone(case):
+    x = case.points(3)
+    want = case.project(x, *case.parameters)
+    x[1] = torch.nan
+    y = case.project(x, *case.parameters)
+    assert y[1].isnan().any()
+    torch.testing.assert_close(y[[0, 2]], want[[0, 2]], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_malformed_arguments(case):
+    with pytest.raises(TypeError, match=rf"projection\.{case.name}.*x is a list"):
+        case.project([1.0, 2.0], *case.parameters)
+    with pytest.raises(ValueError, match=rf"projection\.{case.name}.*x has dtype torch.int64"):
+        case.project(torch.ones(case.shape, dtype=torch.int64), *case.parameters)
+    with pytest.raises(ValueError, match=rf"projection\.{case.name}.*x has shape \(\)"):
+        case.project(torch.tensor(1.0, dtype=F64), *case.parameters)
+
+
+# -- simplices ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_simplex_masked_large_and_tied_entries(dtype):
+    x = torch.tensor([[-torch.inf, 1.0, 2.0], [1e9, 1e9, 3.0], [0.25, 0.25, 0.25]], dtype=dtype, requires_grad=True)
+    y = projection.simplex(x)
+    want = torch.tensor([[0, 0, 1], [0.5, 0.5, 0], [1 / 3, 1 / 3, 1 / 3]], dtype=dtype)
+    torch.testing.assert_close(y, want)
+    (gradient,) = torch.autograd.grad(y[:, 1].sum(), x)
+    want = torch.tensor([[0, 0, 0], [-0.5, 0.5, 0], [-1 / 3, 2 / 3, -1 / 3]], dtype=dtype)
+    torch.testing.assert_close(gradient, want)
+
+
+@pytest.mark.parametrize("n", [1, 20, 600, 5000])
+def test_simplex_equals_sorting(n):
+    x = randn(7, n) * torch.logspace(-4, 4, 7, dtype=F64)[:, None]
+    u = x.sort(-1, descending=True).values
+    excess = u.cumsum(-1) - 1
+    count = torch.arange(1, n + 1)
+    k = (u * count > excess).sum(-1, keepdim=True)
+    want = (x - excess.gather(-1, k - 1) / k).clamp(min=0)
+    torch.testing.assert_close(projection.simplex(x), want, rtol=1e-9, atol=1e-9)
+
+
+def test_radius_zero_and_below():
+    x = torch.tensor([[3.0, 3.0, 1.0], [3.0, 2.0, 1.0]], dtype=F64)
+    y = projection.simplex(x, torch.tensor([0.0, -1.0], dtype=F64))
+    assert (y[0] == 0).all() and y[1].isnan().all()
+    with pytest.raises(ValueError, match=r"projection\.simplex: radius is -1.*not negative"):
+        projection.simplex(x, -1.0)
+    with pytest.raises(ValueError, match="at least one entry"):
+        projection.simplex(x[:, :0])
