@@ -76,6 +76,9 @@ def ravel(tree: Tree, batch_ndim: int = 0) -> tuple[Tensor, Callable[[Tensor], T
     Raises:
         ValueError: no tensor, or tensors that disagree in their batch dimensions.
     """
+    if isinstance(tree, Tensor) and batch_ndim < tree.ndim:  # what most trees are: a fraction of the general overhead
+        lead, own = tree.shape[:batch_ndim], tree.shape[batch_ndim:]
+        return tree.reshape((*lead, own.numel())), lambda vector: vector.reshape(vector.shape[:-1] + own).to(tree.dtype)
     parts, rebuild = partition(tree)
     if not parts:
         raise ValueError("ravel: the tree holds no tensor.")

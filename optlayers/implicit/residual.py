@@ -12,7 +12,7 @@ from torch import Tensor
 from .._base import tree
 from ..linear_solve import LinearSolver, Operator
 from .closure import captured, convert
-from .rule import Rule, attach, pull_back, push_forward
+from .rule import Rule, attach, pulling, push_forward, pushing
 
 Solve = Callable[..., Any]  # solve(matvec, b) -> x on pytrees: a LinearSolver or any function of the user's
 
@@ -33,10 +33,14 @@ class ResidualRule(Rule):
         def fn(*at: Tensor) -> list[Tensor]:
             return self._residual(list(at), args)
 
-        def on_trees(product):
-            return lambda u: self._rebuild_x(product(fn, x, _tensors(u)))
+        # Made here, not at the first product: that may happen inside a vmap, which its wrappers must not outlive.
+        values, pull = pulling(fn, x)
+        push = (lambda u: push_forward(fn, x, u)) if transpose else pushing(values, pull)
 
-        operator = Operator(on_trees(push_forward), on_trees(pull_back))
+        def on_trees(product):
+            return lambda u: self._rebuild_x(product(_tensors(u)))
+
+        operator = Operator(on_trees(push), on_trees(pull))
         operator = operator.T if transpose else operator
         b = self._rebuild_x(rhs)
         if isinstance(self._solve, LinearSolver):

@@ -18,7 +18,10 @@ import torch
 from torch import Tensor
 from torch.func import vjp
 
-from .tracking import forbid_nested_forward, recording
+from .tracking import forbid_nested_forward, may_be_differentiated, recording, untransformed
+
+
+Product = Callable[[Sequence[Tensor]], list[Tensor]]
 
 
 class Rule(ABC):
@@ -39,9 +42,12 @@ class Rule(ABC):
         """Solve ``A u = rhs``, or ``A' u = rhs``, where ``A = dF/dx`` at ``(x, args)``. Primal only."""
 
     def vjp(
-        self, x: list[Tensor], args: list[Tensor], cotangent: list[Tensor], needed: Sequence[bool]
+        self, x: list[Tensor], args: list[Tensor], cotangent: Sequence[Tensor | None], needed: Sequence[bool]
     ) -> list[Tensor | None] | None:
-        """A faster first-order ``theta_bar`` where the problem has one; None takes the generic path."""
+        """A faster first-order ``theta_bar`` where the problem has one; None takes the generic path.
+
+        None in place of a cotangent is zero.
+        """
         return None
 
 
@@ -74,14 +80,25 @@ class Adjoint(Rule):
 
 def pull_back(fn, at: Sequence[Tensor], cotangent: Sequence[Tensor]) -> list[Tensor]:
     """``J' cotangent`` for the Jacobian of `fn` at `at`."""
-    return list(vjp(_fresh(fn), *at)[1](list(cotangent)))
+    return pulling(fn, at)[1](cotangent)
 
 
 def push_forward(fn, at: Sequence[Tensor], tangent: Sequence[Tensor]) -> list[Tensor]:
     """``J tangent`` by two pull-backs: forward mode does not nest inside ``Function.jvp``."""
+    return pushing(*pulling(fn, at))(tangent)
+
+
+def pulling(fn, at: Sequence[Tensor]) -> tuple[Sequence[Tensor], Product]:
+    """The values of `fn` at `at`, and ``cotangent -> J' cotangent``, which does not evaluate `fn` again."""
     values, pull = vjp(_fresh(fn), *at)[:2]
+    return values, lambda cotangent: list(pull(list(cotangent)))
+
+
+def pushing(values: Sequence[Tensor], pull: Product) -> Product:
+    """``tangent -> J tangent``, from what :func:`pulling` gives; evaluates neither the function nor `pull` again."""
     zeros = [torch.zeros_like(value) for value in values]
-    return list(vjp(lambda *cotangent: pull(list(cotangent)), *zeros)[1](tuple(tangent)))
+    push = vjp(lambda *cotangent: pull(cotangent), *zeros)[1]
+    return lambda tangent: list(push(list(tangent)))
 
 
 def _fresh(fn):
@@ -167,31 +184,37 @@ def untracked(fn: Callable[[list[Tensor]], Sequence[Tensor]], tensors: Sequence[
 
 
 class _ReverseRoot(torch.autograd.Function):
-    """Gives the values ``x`` of a root their derivative with respect to the arguments of its residual."""
+    """Gives the values ``x`` of a root their derivative with respect to the arguments of its residual.
+
+    `x` is a list of tensors that nobody else holds and no transform has to see, or how many of `tensors` it takes.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(rule: Rule, num_x: int, *tensors: Tensor):
-        return tuple(x.clone() for x in tensors[:num_x])
+    def forward(rule: Rule, x: list[Tensor] | int, *tensors: Tensor):
+        return tuple([value.clone() for value in tensors[:x]] if isinstance(x, int) else x)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.rule, ctx.num_x = inputs[:2]
+        rule, x, *tensors = inputs
+        ctx.rule, ctx.num_x, ctx.skipped = rule, len(output), x if isinstance(x, int) else 0
         # The outputs, not the inputs: they are attached to the graph, so that backward can be differentiated again.
-        ctx.save_for_backward(*output, *inputs[2 + ctx.num_x :])
+        ctx.save_for_backward(*output, *tensors[ctx.skipped :])
+        ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx, *cotangents):
-        rule, num_x = ctx.rule, ctx.num_x
+        rule, num_x, skipped = ctx.rule, ctx.num_x, ctx.skipped
         x, args = list(ctx.saved_tensors[:num_x]), list(ctx.saved_tensors[num_x:])
         needed = [
-            need and may for need, may in zip(ctx.needs_input_grad[2 + num_x :], rule.differentiable, strict=True)
+            need and may for need, may in zip(ctx.needs_input_grad[2 + skipped :], rule.differentiable, strict=True)
         ]
-        grads = None if recording() else rule.vjp(x, args, list(cotangents), needed)
+        grads = None if recording() else rule.vjp(x, args, cotangents, needed)
         if grads is None:
-            grads = reverse(rule, x, args, list(cotangents), needed)
-        return None, None, *[None] * num_x, *grads
+            v = [torch.zeros_like(a) if b is None else b for a, b in zip(x, cotangents, strict=True)]
+            grads = reverse(rule, x, args, v, needed)
+        return None, None, *[None] * skipped, *grads
 
 
 class _Root(_ReverseRoot):
@@ -202,23 +225,30 @@ class _Root(_ReverseRoot):
     @staticmethod
     def setup_context(ctx, inputs, output):
         _ReverseRoot.setup_context(ctx, inputs, output)
-        ctx.save_for_forward(*output, *inputs[2 + ctx.num_x :])
+        ctx.save_for_forward(*output, *inputs[2 + ctx.skipped :])
 
     @staticmethod
-    def jvp(ctx, _rule, _num_x, *tangents):
-        rule, num_x = ctx.rule, ctx.num_x
+    def jvp(ctx, _rule, _x, *tangents):
         forbid_nested_forward("optlayers")
-        x, args = list(ctx.saved_tensors[:num_x]), list(ctx.saved_tensors[num_x:])
-        return tuple(forward(rule, x, args, tangents[num_x:]))
+        x, args = list(ctx.saved_tensors[: ctx.num_x]), list(ctx.saved_tensors[ctx.num_x :])
+        return tuple(forward(ctx.rule, x, args, tangents[ctx.skipped :]))
 
 
 # torch inspects the signature of forward at every call; kept here it costs nothing.
 _ReverseRoot.forward.__signature__ = inspect.signature(_ReverseRoot.forward)  # pyright: ignore[reportFunctionMemberAccess]
+# What Function.apply comes down to where there is no transform to prepare for: a fifth of its overhead.
+_apply_plainly = super(torch.autograd.Function, _Root).apply
 
 
-def attach(rule: Rule, x: Sequence[Tensor], args: Sequence[Tensor]) -> list[Tensor]:
-    """Return the root `x`, whose own history is dropped, with its derivatives with respect to `args`, at any order."""
-    if not recording():
+def attach(rule: Rule, x: Sequence[Tensor], args: Sequence[Tensor], fresh: bool = False) -> list[Tensor]:
+    """Return the root `x`, whose own history is dropped, with its derivatives with respect to `args`, at any order.
+
+    `fresh` values were made for the purpose: nobody else holds them, and they need no copy.
+    """
+    if not may_be_differentiated(args):
         return list(x)
-    function = _ReverseRoot if torch.compiler.is_compiling() else _Root
-    return list(function.apply(rule, len(x), *x, *args))
+    if torch.compiler.is_compiling():
+        return list(_ReverseRoot.apply(rule, len(x), *x, *args))
+    if untransformed():
+        return list(_apply_plainly(rule, list(x) if fresh else [value.detach().clone() for value in x], *args))
+    return list(_Root.apply(rule, len(x), *x, *args))
