@@ -58,8 +58,46 @@ def below(*residuals):
     return torch.stack([r.flatten(1).amax(1) if r.dim() > 1 else r for r in residuals]).amax(0)
 
 
+def norm(y, p):
+    return torch.linalg.vector_norm(y, p, dim=-1)
+
+
+def product(A, y):
+    return (A @ y.unsqueeze(-1)).squeeze(-1)
+
+
+ONE = torch.tensor(1.3, dtype=F64)
+LOWER, UPPER = -rand(5), rand(5, seed=1)
+NORMAL, OFFSET = randn(5, seed=2), torch.tensor(-0.7, dtype=F64)
+A, B = randn(2, 5, seed=3), randn(2, seed=4)
+G, H = randn(4, 5, seed=5), rand(4, seed=6) - 0.3
+
 CASES = [
-    Case("simplex", projection.simplex, lambda y, r: below(-y, (y.sum(-1) - r).abs()), (torch.tensor(1.3, dtype=F64),)),
+    Case("simplex", projection.simplex, lambda y, r: below(-y, (y.sum(-1) - r).abs()), (ONE,)),
+    Case(
+        "sparse_simplex",
+        lambda x, *r: projection.sparse_simplex(x, 2, *r),
+        lambda y, r: below(-y, (y.sum(-1) - r).abs(), (y > 0).sum(-1) - 2.0),
+        (ONE,),
+        convex=False,
+    ),
+    Case("l1_ball", projection.l1_ball, lambda y, r: norm(y, 1) - r, (ONE,)),
+    Case("l1_sphere", projection.l1_sphere, lambda y, r: (norm(y, 1) - r).abs(), (ONE,), convex=False),
+    Case("l2_ball", projection.l2_ball, lambda y, r: norm(y, 2) - r, (ONE,)),
+    Case("l2_sphere", projection.l2_sphere, lambda y, r: (norm(y, 2) - r).abs(), (ONE,), convex=False),
+    Case("linf_ball", projection.linf_ball, lambda y, r: norm(y, torch.inf) - r, (0.5 * ONE,)),
+    Case("box", projection.box, lambda y, lower, upper: below(lower - y, y - upper), (LOWER, UPPER)),
+    Case("hypercube", projection.hypercube, lambda y, s: below(-y, y - s), (0.5 * ONE,)),
+    Case("hyperplane", projection.hyperplane, lambda y, a, b: (y @ a - b).abs(), (NORMAL, OFFSET)),
+    Case("halfspace", projection.halfspace, lambda y, a, b: y @ a - b, (NORMAL, OFFSET)),
+    Case("affine", projection.affine, lambda y, A, b: below((product(A, y) - b).abs()), (A, B)),
+    Case("polyhedron", projection.polyhedron, lambda y, G, h: below(product(G, y) - h), (G, H)),
+    Case(
+        "polyhedron",
+        projection.polyhedron,
+        lambda y, G, h, A, b: below(product(G, y) - h, (product(A, y) - b).abs()),
+        (G, H + 1, A[:1], B[:1]),
+    ),
 ]
 CONVEX = [case for case in CASES if case.convex]
 
@@ -136,6 +174,7 @@ def test_vmap_and_compile_equal_eager(case):
     x = case.points(3)
     want = case.project(x, *case.parameters)
     torch.testing.assert_close(vmap(lambda x: case.project(x, *case.parameters))(x), want, rtol=1e-9, atol=1e-10)
+    torch._dynamo.reset()  # or the variants of one lambda count against its limit
     compiled = torch.compile(lambda x: case.project(x, *case.parameters), fullgraph=True, backend="aot_eager")
     x.requires_grad_()
     torch.testing.assert_close(compiled(x), want, rtol=1e-9, atol=1e-10)

@@ -50,3 +50,19 @@ def flat(tensor: Tensor, shape: tuple[int, ...], own: int = 1) -> Tensor:
     """`tensor` broadcast to `shape`, whose last `own` dimensions are a sample's, with one batch dimension."""
     split = len(shape) - own
     return tensor.expand(shape).reshape(math.prod(shape[:split]), *shape[split:])
+
+
+def vectors(function: str, x: Tensor, **others: Number) -> list[Tensor]:
+    """`x` and parameters with one number an entry, numbers among them made tensors, expanded to one batch.
+
+    Raises:
+        ValueError: a parameter without the last dimension of `x`, or leading dimensions that do not broadcast.
+    """
+    named = {"x": (x, 1)}
+    for name, value in others.items():
+        if not isinstance(value, Tensor):
+            value = torch.full((1,), value, dtype=x.dtype, device=x.device).expand(x.shape[-1])
+        check_shape(function, name, value, (x.shape[-1],), "because x has {} entries", x.shape[-1])
+        named[name] = (value, 1)
+    shape = (*broadcast_batch(function, named), x.shape[-1])
+    return [tensor.expand(shape) for tensor, _ in named.values()]
