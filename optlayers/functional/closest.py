@@ -13,7 +13,7 @@ from .._base.status import Status, solve_error
 from ..implicit import Adjoint, Implicit
 from ..solvers import InteriorPoint
 from .qp import QPSolution, solve_qp
-from .qp_data import expanded, flat_data
+from .qp_data import OWN_DIMS, complete_data, flatten
 
 SOLVED, INFEASIBLE = int(Status.SOLVED), int(Status.PRIMAL_INFEASIBLE)
 
@@ -76,8 +76,8 @@ def solve_closest_qp(
     References: Bambade et al., "QPLayer: efficient differentiation of convex quadratic optimization" (2024).
     """
     options = {"solver": solver, "adjoint": adjoint, "throw": False}
-    batch, data = flat_data(Q, p, G, h, A, b, lb, ub)
-    data = expanded(data, batch.numel())
+    batch, data = complete_data(Q, p, G, h, A, b, lb, ub)
+    data = flatten(data, OWN_DIMS, batch)
     asked = _solve(data, options)
     h, b = data[3], data[5]
     flat = [*asked, torch.zeros_like(h), torch.zeros_like(b)]

@@ -8,15 +8,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._base.loop import can_read
+from .._base.loop import can_read, surely_none
 from .._base.pattern import is_sparse
 from .._base.status import Status, solve_error
 from ..implicit import Adjoint, Implicit, Unroll
 from ..implicit.rule import attach
 from ..implicit.tracking import paused
 from ..solvers import InteriorPoint
-from .qp_data import expanded, flat_data
-from .qp_rule import matvec, qp_rule
+from .qp_data import OWN_DIMS, complete_data, flatten, unflatten
+from .qp_rule import qp_rule
 
 
 class QPSolution(NamedTuple):
@@ -99,51 +99,41 @@ def solve_qp(
         from .sparse_qp import solve_sparse_qp  # it imports QPSolution
 
         return solve_sparse_qp(Q, p, G, h, A, b, lb=lb, ub=ub, solver=solver, adjoint=adjoint, throw=throw)
-    batch, data = flat_data(Q, p, G, h, A, b, lb, ub)
-    count = batch.numel()
+    batch, data = complete_data(Q, p, G, h, A, b, lb, ub)
     if isinstance(adjoint, Implicit):
         with paused():
-            values = solver(expanded(data, count))
+            values = unflatten(solver(flatten(data, OWN_DIMS, batch)), batch)
     elif adjoint == Unroll():
-        values = solver.unrolled(expanded(data, count))
+        values = unflatten(solver.unrolled(flatten(data, OWN_DIMS, batch)), batch)
     else:
         raise ValueError(
             f"solve_qp: adjoint is {adjoint!r}; expected ol.Implicit(...) or ol.Unroll(). The others need a "
             f"fixed-point map, which an interior-point method does not have."
         )
-    *solution, s, active_G, active_lb, active_ub, status, iterations, residuals = values
-
-    readable = can_read(status)
-    solved = status == int(Status.SOLVED)  # torch.compile cannot compare with the enum
-    all_solved = readable and bool(solved.all())
-    if throw and readable and not all_solved:
-        raise solve_error("solve_qp", status.reshape(batch), residuals.reshape(*batch, 3))
-
-    certificates = solution
+    (*solution, _, _, _, status, iterations, residuals), active = values, values[6:9]
+    all_solved = surely_none(status)  # SOLVED is zero
     if not all_solved:
+        if throw and can_read(status):
+            raise solve_error("solve_qp", status, residuals)
+        found, solved = solution, status == int(Status.SOLVED)  # torch.compile cannot compare with the enum
         data, solution = _neutral(solved, data), [_where(solved, value, 0.0) for value in solution]
+        active = [_where(solved, mask, False) for mask in active]
     if isinstance(adjoint, Implicit):
-        active = [active_G, active_lb, active_ub]
-        if not all_solved:
-            active = [_where(solved, mask, False) for mask in active]
-        solution = attach(qp_rule(adjoint), solution, [*data, *active])
-    s = data[3] - matvec(data[2], solution[0])
+        solution = attach(qp_rule(adjoint), solution, [*data, *active], fresh=len(batch) == 1)
     if not all_solved:
-        certificates = [torch.full_like(solution[0], torch.nan), *certificates[1:]]
-        solution = [torch.where(solved[:, None], *pair) for pair in zip(solution, certificates, strict=True)]
-        s = torch.where(solved[:, None], s, torch.nan)
-    values = [*solution, s, status, iterations, residuals]
-    if len(batch) != 1:
-        values = [value.reshape((*batch, *value.shape[1:])) for value in values]
-    return QPSolution(*values)
+        x, *certificates, slack = found
+        found = [torch.full_like(x, torch.nan), *certificates, torch.full_like(slack, torch.nan)]
+        solution = [_where(solved, *pair) for pair in zip(solution, found, strict=True)]
+    return QPSolution(*solution, status, iterations, residuals)
 
 
-def _where(mask: Tensor, value: Tensor, other: float | bool) -> Tensor:
-    return torch.where(mask.reshape(-1, *[1] * (value.dim() - 1)), value, other)
+def _where(mask: Tensor, value: Tensor, other: Tensor | float | bool) -> Tensor:
+    return torch.where(mask.unsqueeze(-1), value, other)
 
 
 def _neutral(solved: Tensor, data: Sequence[Tensor]) -> list[Tensor]:
     """Replace the data of failed samples, so that whatever is in them (NaN, say) cannot reach a gradient."""
-    Q, *others = data
-    identity = torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)
-    return [torch.where(solved[:, None, None], Q, identity), *[_where(solved, value, 0.0) for value in others]]
+    Q = data[0]
+    other = [torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device), *[0.0] * 7]
+    masks = [solved.unsqueeze(-1) if own == 2 else solved for own in OWN_DIMS]
+    return [_where(*triple) for triple in zip(masks, data, other, strict=True)]

@@ -14,31 +14,31 @@ from ..implicit import Implicit
 from ..implicit.residual import ResidualRule
 from ..implicit.rule import Rule
 from ..linear_solve import ConvergenceWarning
-from .qp_data import expanded
+from .qp_data import OWN_DIMS, flatten, unflatten
+
+# Arguments of the rule, each in its own shape: the data, then the masks of the active inequalities.
+ARGUMENT_DIMS = (*OWN_DIMS, 1, 1, 1)
+SYSTEM = (0, 2, 4, 8, 9, 10)  # those that the linear system is made of: Q, G, A and the masks
 
 
 def residual(point: Sequence[Tensor], args: Sequence[Tensor]) -> list[Tensor]:
-    """The KKT residual on a fixed active set (IPM-18): ``point = (x, y, z, z_lb, z_ub)``, polynomial, square."""
-    x, y, z, z_lb, z_ub = point
+    """The KKT residual on a fixed active set (IPM-18), polynomial and square; ``point = (x, y, z, z_lb, z_ub, s)``."""
+    x, y, z, z_lb, z_ub, s = point
     Q, p, G, h, A, b, lb, ub, active_G, active_lb, active_ub = args
-    stationarity = (
-        0.5 * (matvec(Q, x) + matvec(Q.mT, x)) + p + matvec(G.mT, z) + matvec(A.mT, y)
-    )  # only Q's symmetric part enters
-    if lb.shape[-1]:
-        stationarity = stationarity - z_lb
-    if ub.shape[-1]:
-        stationarity = stationarity + z_ub
+    Qx = 0.5 * (matvec(Q, x) + matvec(Q.mT, x))  # only Q's symmetric part enters
+    excess = matvec(G, x) - h
     return [
-        stationarity,
+        Qx + p + matvec(A.mT, y) + constraints_transposed(G, z, z_lb, z_ub),
         matvec(A, x) - b,
-        torch.where(active_G, matvec(G, x) - h, z),
+        torch.where(active_G, excess, z),
         torch.where(active_lb, lb - x, z_lb) if lb.shape[-1] else z_lb,
         torch.where(active_ub, x - ub, z_ub) if ub.shape[-1] else z_ub,
+        s + excess,
     ]
 
 
 class QPRule(Rule):
-    """The KKT system of a QP on its active set, solved by the native factorization (IPM-19)."""
+    """The KKT system on the problem's active set, solved by the native factorization (IPM-19)."""
 
     differentiable = [True] * 8 + [False] * 3
 
@@ -46,52 +46,72 @@ class QPRule(Rule):
         return residual(x, args)
 
     def solve_linear(self, x, args, rhs, transpose):
-        Q, _, G, _, A, _, lb, ub, *active = args
-        r_x, r_y, *r_z = rhs
-        matrices = expanded((Q, G, A), r_x.shape[0])
-        if not transpose:  # rows of inactive constraints read d_z = r_z, and d_z enters stationarity
-            inactive = [torch.where(mask, 0.0, r) for mask, r in zip(active, r_z, strict=True)]
-            r_x = r_x - _constraints_transposed(G, lb, ub, inactive)
-        d_x, d_y, *d_z, error = ops.qp_kkt(*[*matrices, *active, r_x, r_y, *r_z])
-        warn_if_singular(error, Q.dtype)
+        batch, G, active = x[0].shape[:-1], args[2], args[8:]
+        r_x, r_y, *r_z, r_s = rhs
         if transpose:
-            rows = [matvec(G, d_x), -d_x if lb.shape[-1] else lb, d_x if ub.shape[-1] else ub]
-            inactive = [r - row for r, row in zip(r_z, rows, strict=True)]
-        merged = [torch.where(mask, d, i) for mask, d, i in zip(active, d_z, inactive, strict=True)]
-        return [d_x, d_y, *merged]
+            r_x = r_x - matvec(G.mT, r_s)
+        else:  # rows of inactive constraints read d_z = r_z, and d_z enters stationarity
+            inactive = [torch.where(mask, 0.0, r) for mask, r in zip(active, r_z, strict=True)]
+            r_x = r_x - constraints_transposed(G, *inactive)
+        *d, error = ops.qp_kkt(*_system(args, batch), *flatten([r_x, r_y, *r_z], (1,) * 5, batch))
+        warn_if_singular(error, G.dtype)
+        d_x, d_y, *d_z = unflatten(d, batch)
+        row = matvec(G, d_x)
+        if transpose:
+            bounds = [sign * d_x if r.shape[-1] else r for sign, r in zip((-1, 1), r_z[1:], strict=True)]
+            inactive = [r - moved for r, moved in zip(r_z, (row, *bounds), strict=True)]
+        merged = [torch.where(mask, *pair) for mask, *pair in zip(active, d_z, inactive, strict=True)]
+        return [d_x, d_y, *merged, r_s if transpose else r_s - row]
 
     def vjp(self, x, args, cotangent, needed):
-        Q, _, G, _, A, _, _, _, *active = args
-        x, y, z, _, _ = x
-        batch = x.shape[0]
+        batch, (*v, v_s) = x[0].shape[:-1], cotangent
+        v = [torch.zeros_like(a) if b is None else b for a, b in zip(x, v, strict=False)]
+        if v_s is not None:  # s = h - Gx
+            v[0] = v[0] - matvec(args[2].mT, v_s)
         # The op forms one gradient a sample; where an argument is shared by several, only their sum is ever formed.
-        shared = [arg.shape[0] == 1 < batch for arg in args]
+        shared = [_is_shared(arg, own, batch) for arg, own in zip(args[:8], OWN_DIMS, strict=True)]
         want_Q, want_G, want_A = (needed[i] and not shared[i] for i in (0, 2, 4))
-        inputs = [*expanded((Q, G, A), batch), *active, x, y, z, *cotangent]
-        result = ops.qp_backward(*inputs, want_Q=want_Q, want_G=want_G, want_A=want_A)
-        warn_if_singular(result.error, Q.dtype)
-        u_x, u_y, u_G, u_lb, u_ub, grad_Q, grad_G, grad_A = result[:8]
+        x, y, z, *v = flatten([*x[:3], *v], (1,) * 8, batch)
+        result = ops.qp_backward(*_system(args, batch), x, y, z, *v, want_Q=want_Q, want_G=want_G, want_A=want_A)
+        warn_if_singular(result.error, x.dtype)
+        u_x, u_y, u_h, u_lb, u_ub, grad_Q, grad_G, grad_A = result[:8]
+        if v_s is not None:
+            (v_s,) = flatten([v_s], (1,), batch)
+            u_h = u_h + v_s
+            grad_G = grad_G - v_s.unsqueeze(-1) * x.unsqueeze(-2) if want_G else grad_G
 
-        grads: list[Tensor | None] = [None] * len(args)
-        matrices = (
-            (0, grad_Q, ((u_x / 2, x), (x / 2, u_x))),
-            (2, grad_G, ((z, u_x), (u_G, x))),
-            (4, grad_A, ((y, u_x), (u_y, x))),
-        )
-        for i, grad, terms in matrices:
-            if needed[i]:
-                grads[i] = _contract(terms) if shared[i] else grad
-        for i, sign, vector in ((1, -1, u_x), (3, 1, u_G), (5, 1, u_y), (6, -1, u_lb), (7, 1, u_ub)):
-            if needed[i]:
-                signed = vector if sign > 0 else -vector
-                grads[i] = signed.sum(0, keepdim=True) if shared[i] else signed
-        return grads
+        grads = [grad_Q, -u_x, grad_G, u_h, grad_A, u_y, -u_lb, u_ub, None, None, None]
+        if needed[0] and shared[0]:
+            grads[0] = _contract((u_x / 2, x), (x / 2, u_x))
+        if needed[2] and shared[2]:
+            grads[2] = _contract((z, u_x), (u_h, x))
+        if needed[4] and shared[4]:
+            grads[4] = _contract((y, u_x), (u_y, x))
+        wanted = zip(grads, args, needed, strict=True)
+        return [_shaped(grad, arg, batch) if need else None for grad, arg, need in wanted]
 
 
-def _contract(terms: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+def _system(args: Sequence[Tensor], batch: torch.Size) -> list[Tensor]:
+    return flatten([args[i] for i in SYSTEM], [ARGUMENT_DIMS[i] for i in SYSTEM], batch)
+
+
+def _is_shared(arg: Tensor, own: int, batch: torch.Size) -> bool:
+    return arg.shape[:-own] != batch and arg.shape[:-own].numel() == 1
+
+
+def _contract(*terms: tuple[Tensor, Tensor]) -> Tensor:
     """Minus the sum of outer products of batched vectors, over the terms and the batch."""
     left, right = (torch.cat(vectors) for vectors in zip(*terms, strict=True))  # (terms * B, m), (terms * B, n)
-    return -(left.mT @ right).unsqueeze(0)
+    return -(left.mT @ right)
+
+
+def _shaped(grad: Tensor, arg: Tensor, batch: torch.Size) -> Tensor:
+    """A gradient with one batch dimension, or one for all samples, in the shape of its argument."""
+    if grad.shape == arg.shape:
+        return grad
+    if grad.numel() == arg.numel():
+        return grad.reshape(arg.shape)
+    return grad.reshape((*batch, *grad.shape[1:])).sum_to_size(arg.shape)
 
 
 def qp_rule(adjoint: Implicit) -> Rule:
@@ -106,13 +126,13 @@ def matvec(matrix: Tensor, vector: Tensor) -> Tensor:
     return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
 
 
-def _constraints_transposed(G: Tensor, lb: Tensor, ub: Tensor, z: Sequence[Tensor]) -> Tensor:
+def constraints_transposed(G: Tensor, z: Tensor, z_lb: Tensor, z_ub: Tensor) -> Tensor:
     """``G'z - z_lb + z_ub``."""
-    total = matvec(G.mT, z[0])
-    if lb.shape[-1]:
-        total = total - z[1]
-    if ub.shape[-1]:
-        total = total + z[2]
+    total = matvec(G.mT, z)
+    if z_lb.shape[-1]:
+        total = total - z_lb
+    if z_ub.shape[-1]:
+        total = total + z_ub
     return total
 
 

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 from torch.func import vjp
 
-from .tracking import forbid_nested_forward, may_be_differentiated, recording, untransformed
-
+from .tracking import forbid_nested_forward, may_be_differentiated, paused, recording, untransformed
 
 Product = Callable[[Sequence[Tensor]], list[Tensor]]
 
@@ -250,5 +249,7 @@ def attach(rule: Rule, x: Sequence[Tensor], args: Sequence[Tensor], fresh: bool 
     if torch.compiler.is_compiling():
         return list(_ReverseRoot.apply(rule, len(x), *x, *args))
     if untransformed():
-        return list(_apply_plainly(rule, list(x) if fresh else [value.detach().clone() for value in x], *args))
+        with paused():
+            own = list(x) if fresh else [value.clone() for value in x]
+        return list(_apply_plainly(rule, own, *args))
     return list(_Root.apply(rule, len(x), *x, *args))

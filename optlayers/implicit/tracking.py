@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch._C._functorch import TransformType, is_functorch_wrapped_tensor
+from torch._C import _is_fwd_grad_enabled, _set_fwd_grad_enabled
+from torch._C._functorch import TransformType, is_functorch_wrapped_tensor, peek_interpreter_stack
 from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.autograd import forward_ad
 
@@ -24,19 +24,36 @@ def tracked(tensor: Tensor) -> bool:
     return forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None
 
 
-@contextmanager
-def paused() -> Iterator[None]:
-    """Compute primal values only, in both modes.
+def untransformed() -> bool:
+    """True if nothing but autograd itself may be watching: no ``torch.func`` transform, no compiler."""
+    return not torch.compiler.is_compiling() and peek_interpreter_stack() is None
+
+
+def may_be_differentiated(tensors: Sequence[Tensor]) -> bool:
+    """False if surely nothing differentiates with respect to any of `tensors`."""
+    if not recording():
+        return False
+    return forward_ad._current_level >= 0 or not untransformed() or any([t.requires_grad for t in tensors])
+
+
+class paused:
+    """Compute primal values only, in both modes: a context.
 
     Under nested ``torch.func`` transforms this stops the innermost; the outer ones still record, which costs time and
-    changes nothing, because the result is detached.
+    changes nothing, because the result is detached. (A class, and torch's own switches: a fraction of the overhead.)
     """
-    if torch.compiler.is_compiling():  # forward mode is not compiled, and its switch cannot be traced
-        with torch.no_grad():
-            yield
-    else:
-        with torch.no_grad(), forward_ad._set_fwd_grad_enabled(False):
-            yield
+
+    def __enter__(self) -> None:
+        self.reverse = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(False)
+        if not torch.compiler.is_compiling():  # forward mode is not compiled, and its switch cannot be traced
+            self.forward = _is_fwd_grad_enabled()
+            _set_fwd_grad_enabled(False)
+
+    def __exit__(self, *error: object) -> None:
+        if not torch.compiler.is_compiling():
+            _set_fwd_grad_enabled(self.forward)
+        torch._C._set_grad_enabled(self.reverse)
 
 
 def forbid_nested_forward(name: str) -> None:
