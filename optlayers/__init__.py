@@ -7,7 +7,7 @@ from . import linear_solve, projection
 from ._base.status import Solution, SolveError, Status
 from .functional import ClosestQPSolution, QPSolution, fixed_point, solve_closest_qp, solve_qp
 from .implicit import Implicit, ImplicitModule, OneStep, Unroll, custom_fixed_point, custom_root, root_jvp, root_vjp
-from .layers import QPLayer
+from .layers import LML, Entmax, QPLayer, Softmax, Sparsemax
 from .solvers import Clarabel, InteriorPoint, Picard
 
 __version__ = "0.1.0"
@@ -42,5 +42,9 @@ __all__ = [  # noqa: RUF022 - by floor
     "solve_closest_qp",
     "solve_qp",
     # layers
+    "Entmax",
+    "LML",
     "QPLayer",
+    "Softmax",
+    "Sparsemax",
 ]

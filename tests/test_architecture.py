@@ -48,6 +48,10 @@ PUBLIC_NAMES = [
     "solve_closest_qp",
     "solve_qp",
     "QPLayer",
+    "LML",
+    "Entmax",
+    "Sparsemax",
+    "Softmax",
 ]
 
 

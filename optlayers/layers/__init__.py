@@ -1,5 +1,7 @@
 """Optimization problems as modules."""
 
+from .activations import Entmax, Softmax, Sparsemax
+from .multilabel import LML
 from .qp import QPLayer
 
-__all__ = ["QPLayer"]
+__all__ = ["LML", "Entmax", "QPLayer", "Softmax", "Sparsemax"]

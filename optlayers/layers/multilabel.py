@@ -1,0 +1,60 @@
+"""Choosing k of n, softened: the limited multi-label projection."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .._native.threshold import lml_point
+from .dimension import to_last
+from .shared_threshold import SharedThreshold, at_threshold
+
+
+class LML(nn.Module):
+    r"""Probabilities of being among the k largest: the limited multi-label projection, a softmax for k labels.
+
+    .. math:: \arg\max_p\ x^\top p + \sum_i H(p_i) \quad\text{s.t.}\quad 0 \le p \le 1,\; \mathbf 1^\top p = k,
+
+    with the binary entropy :math:`H(p) = -p \log p - (1 - p) \log(1 - p)`: a sigmoid with a shared threshold. Exact
+    derivatives of any order, in both modes. Entries of ``-inf`` are masked out.
+
+    Args:
+        k: how many, at least 1.
+        dim: the dimension along which entries sum to k; it must have more than k entries.
+
+    References: Amos, Koltun, Kolter, "The limited multi-label projection layer" (2019).
+    """
+
+    def __init__(self, k: int, dim: int = -1):
+        super().__init__()
+        self.k, self.dim = _checked("LML", k), dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x (*)``, float32 or float64, to probabilities of the same shape.
+
+        A sample with NaN, or with less than k entries that are not masked, is NaN and gets gradient zero.
+
+        Raises:
+            TypeError: ``x`` is not a tensor.
+            ValueError: another dtype, or no more than k entries along ``dim``.
+        """
+        x = _more_than("LML", x, self.k, self.dim)
+        p = lml_point(x.reshape(-1, x.shape[-1]), self.k).reshape(x.shape)
+        rule = SharedThreshold(torch.logit, lambda p: p * (1 - p), self.k)
+        return at_threshold(rule, p, [x]).movedim(-1, self.dim)
+
+    def extra_repr(self) -> str:
+        return f"k={self.k}, dim={self.dim}"
+
+
+def _checked(name: str, k: int) -> int:
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise ValueError(f"{name}: k is {k!r}; expected an integer that is at least 1.")
+    return k
+
+
+def _more_than(name: str, x: Tensor, k: int, dim: int) -> Tensor:
+    x = to_last(name, x, dim)
+    if x.shape[-1] <= k:
+        raise ValueError(f"{name}: x has {x.shape[-1]} entries along dimension {dim}; expected more than k = {k}.")
+    return x
