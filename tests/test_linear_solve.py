@@ -27,7 +27,7 @@ from optlayers.linear_solve import (
     NormalCG,
     Operator,
 )
-from optlayers.linear_solve.auto import DENSE_LIMIT
+from optlayers.linear_solve import Auto
 
 POSITIVE, SYMMETRIC, GENERAL, ROTATION = "positive", "symmetric", "general", "rotation"
 ALL = (POSITIVE, SYMMETRIC, GENERAL, ROTATION)
@@ -486,7 +486,7 @@ def test_approximations_report_invalid_input(solver):
 
 
 def test_auto_goes_matrix_free_for_many_unknowns_and_falls_back_for_the_undone():
-    n = DENSE_LIMIT + 6
+    n = Auto().dense_limit + 6
     b = right_side(2, n)
     b[1] = 0.0
     b[1, 0] = 1.0

@@ -29,6 +29,7 @@ def iterate(
     max_steps: int,
     *,
     record: Callable[[Tree], Tree] | None = None,
+    watch: Callable[[Tree], Tree] = lambda state: state,
 ) -> Iteration:
     r"""Apply ``state <- step(state)`` to each sample of a batch until ``done(state)``, at most ``max_steps`` times.
 
@@ -43,9 +44,10 @@ def iterate(
         state: tree of tensors ``(*batch, ...)``. All of it must be finite: start a minimum at a large number, not inf.
         done: tree to a bool tensor ``(*batch)``, which thereby tells what the batch dimensions are.
         record: what to keep of each state, as a tree of tensors ``(*batch, ...)``.
+        watch: the part of a state by which all of it is taken for finite, where the rest is large and made of it.
     """
     reached = done(state)
-    failed = ~_finite(state, reached.ndim)
+    failed = ~_finite(watch(state), reached.ndim)
     steps = torch.zeros_like(reached, dtype=torch.int64)
     records = [] if record is None else [record(state)]
     together = reached.numel() > 0 and surely_none(
@@ -57,7 +59,7 @@ def iterate(
             if surely_none(running):
                 break
         proposal = step(state)
-        finite, arrived = _finite(proposal, reached.ndim), done(proposal)
+        finite, arrived = _finite(watch(proposal), reached.ndim), done(proposal)
         together = together and surely_none(~finite | arrived)
         if together:
             state, steps = proposal, steps + 1
@@ -77,7 +79,7 @@ def choose(mask: Tensor, new: Tree, old: Tree) -> Tree:
     """The samples of `new` where the mask ``(*batch)`` holds, of `old` elsewhere."""
 
     def pick(a: Tensor, b: Tensor) -> Tensor:
-        return torch.where(mask.reshape(mask.shape + (1,) * (a.ndim - mask.ndim)), a, b)
+        return a if a is b else torch.where(mask.reshape(mask.shape + (1,) * (a.ndim - mask.ndim)), a, b)
 
     return tree.map(pick, new, old)
 

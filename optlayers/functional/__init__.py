@@ -3,5 +3,6 @@
 from .closest import ClosestQPSolution, solve_closest_qp
 from .fixed_point import fixed_point
 from .qp import QPSolution, solve_qp
+from .root import root
 
-__all__ = ["ClosestQPSolution", "QPSolution", "fixed_point", "solve_closest_qp", "solve_qp"]
+__all__ = ["ClosestQPSolution", "QPSolution", "fixed_point", "root", "solve_closest_qp", "solve_qp"]

@@ -15,24 +15,24 @@ from .normal_cg import NormalCG
 from .operator import Operator
 from .solver import LinearSolution, LinearSolver
 
-DENSE_LIMIT = 1000  # such a matrix takes 8 MB in float64 and is factored on one core in 30 to 60 ms
-
-
 @dataclass(frozen=True)
 class Auto(LinearSolver):
-    """Any square system: LU up to 1000 unknowns per sample, GMRES beyond, NormalCG for samples GMRES leaves undone.
+    """Any square system: LU for small ones, GMRES beyond, NormalCG for samples GMRES leaves undone.
 
     Args:
         rtol, atol, ridge: as for the solvers it chooses from.
+        dense_limit: most unknowns per sample for LU. A matrix of 1000 takes 8 MB in float64 and is factored on one core
+            in 30 to 60 ms; lower it for matrices near the identity, on which GMRES needs few products.
     """
 
     rtol: float | None = None
     atol: float = 0.0
     ridge: float = field(default=0.0, kw_only=True)
+    dense_limit: int = field(default=1000, kw_only=True)
 
     def solve(self, operator: Operator, b: Tree, init: Tree | None = None) -> LinearSolution:
         rhs, unravel = tree.ravel(b, self.batch_ndim)
-        if rhs.shape[-1] <= DENSE_LIMIT:
+        if rhs.shape[-1] <= self.dense_limit:
             dense = LU(self.rtol, self.atol, ridge=self.ridge, batch_ndim=self.batch_ndim)
             return dense.solve(operator, b, init)
         operator = operator.shifted(self.ridge)

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._base.loop import choose, iterate
+from .._base.loop import choose, iterate, surely_none
 from .correction import Correction, System
-from .krylov import KrylovSolver, length, none_of
+from .krylov import KrylovSolver, inner, length, none_of
 
 
 class _State(NamedTuple):
@@ -42,7 +42,7 @@ class GMRES(KrylovSolver):
             width = max(min(self.restart, system.size, budget), 1)
 
             def cycle(at: _State) -> _State:
-                gain, products = krylov_step(system, at.r, width)
+                gain, products = krylov_step(system, at.r, width, target)
                 left = r - system.matvec(at.x + gain)
                 stuck = length(left) >= (1 - torch.finfo(r.dtype).eps) * length(at.r)
                 x, left = choose(stuck, (at.x, at.r), (at.x + gain, left))
@@ -55,34 +55,57 @@ class GMRES(KrylovSolver):
         return correct
 
 
-def krylov_step(system: System, r: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """The ``x`` that minimizes ``||r - A x||`` over ``width`` Arnoldi vectors, and how many of them there were."""
+def krylov_step(system: System, r: Tensor, width: int, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The ``x`` that minimizes ``||r - A x||`` over Arnoldi vectors, and how many of them there were.
+
+    There are `width` of them, or as many as bring a sample below its target.
+    """
     eps = torch.finfo(r.dtype).eps
     live = length(r)[..., None] > 0
     size, first = normalize(r, live)
-    basis = first[..., None]  # (*batch, N, j)
+    basis = first[..., None, :]  # (*batch, j, N)
     columns, products = [], torch.zeros_like(live.squeeze(-1), dtype=torch.int64)
+    # The row vector that the Hessenberg matrix annihilates, with a 1 in front: the least residual that its columns
+    # leave is size / ||null||.
+    null = torch.ones_like(size)
     for j in range(width):
         products = products + live.squeeze(-1)
-        w = system.matvec(system.precondition(basis[..., j]))
+        w = system.matvec(system.precondition(basis[..., j, :]))
         full = length(w)[..., None]
         # Gram-Schmidt twice: once leaves the basis orthogonal only up to the conditioning.
-        h = (basis.mT @ w[..., None]).squeeze(-1)
-        w = w - (basis @ h[..., None]).squeeze(-1)
-        more = (basis.mT @ w[..., None]).squeeze(-1)
-        w = w - (basis @ more[..., None]).squeeze(-1)
+        h = _products(basis, w)
+        w = w - _combine(basis, h)
+        more = _products(basis, w)
+        w = w - _combine(basis, more)
+        h = h + more
         grows = live & (length(w)[..., None] > 10 * eps * full)
         rest, direction = normalize(w, grows)
         # Once A maps the basis into itself (the happy breakdown) its sample is complete. Later vectors are zero, and
         # their columns unit vectors in rows of their own: full rank, and out of the way of the others.
         below = torch.where(live, rest, 1.0)
-        columns.append(torch.cat([h + more, below, h.new_zeros((*h.shape[:-1], width - 1 - j))], -1))
-        basis = torch.cat([basis, direction[..., None]], -1)
-        live = grows
-    hessenberg = torch.stack(columns, -1)  # (*batch, width + 1, width)
+        columns.append((h, below))
+        with torch.no_grad():
+            ended = torch.where(live & ~grows, torch.inf, -inner(null, h) / torch.where(below > 0, below, 1.0))
+            null = torch.cat([null, ended], -1)
+            reached = size.squeeze(-1) <= target * torch.linalg.vector_norm(null, dim=-1)
+        if surely_none(~reached):
+            break
+        live = grows & ~reached[..., None]
+        basis = torch.cat([basis, torch.where(live, direction, 0.0)[..., None, :]], -2)
+    last = len(columns)
+    padded = [torch.cat([h, below, h.new_zeros((*h.shape[:-1], last - h.shape[-1]))], -1) for h, below in columns]
+    hessenberg = torch.stack(padded, -1)  # (*batch, last + 1, last)
     q, upper = torch.linalg.qr(hessenberg)
-    weights = small_solve(upper, q[..., :1, :].mT * size[..., None])
-    return system.precondition((basis[..., :-1] @ weights).squeeze(-1)), products
+    weights = small_solve(upper, q[..., :1, :].mT * size[..., None]).squeeze(-1)
+    return system.precondition(_combine(basis[..., :last, :], weights)), products
+
+
+def _products(basis: Tensor, w: Tensor) -> Tensor:
+    return (basis @ w[..., None]).squeeze(-1)
+
+
+def _combine(basis: Tensor, weights: Tensor) -> Tensor:
+    return (weights[..., None, :] @ basis).squeeze(-2)
 
 
 def normalize(w: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

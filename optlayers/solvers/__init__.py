@@ -1,7 +1,22 @@
 """Algorithms: data in, numbers out, no derivatives."""
 
+from .anderson import Anderson
+from .bisection import Bisection
+from .broyden import Broyden
 from .interior_point import InteriorPoint
+from .iterative import FixedPointSolver, RootSolver
+from .newton import Newton
 from .picard import Picard
 from .sparse import Clarabel
 
-__all__ = ["Clarabel", "InteriorPoint", "Picard"]
+__all__ = [
+    "Anderson",
+    "Bisection",
+    "Broyden",
+    "Clarabel",
+    "FixedPointSolver",
+    "InteriorPoint",
+    "Newton",
+    "Picard",
+    "RootSolver",
+]
