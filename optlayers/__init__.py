@@ -5,10 +5,10 @@ Solvers find points, `implicit` differentiates points, `functional` joins the tw
 
 from . import linear_solve, projection
 from ._base.status import Solution, SolveError, Status
-from .functional import ClosestQPSolution, QPSolution, fixed_point, solve_closest_qp, solve_qp
+from .functional import ClosestQPSolution, QPSolution, fixed_point, root, solve_closest_qp, solve_qp
 from .implicit import Implicit, ImplicitModule, OneStep, Unroll, custom_fixed_point, custom_root, root_jvp, root_vjp
 from .layers import LML, Entmax, QPLayer, Softmax, Sparsemax
-from .solvers import Clarabel, InteriorPoint, Picard
+from .solvers import Anderson, Bisection, Broyden, Clarabel, InteriorPoint, Newton, Picard
 
 __version__ = "0.1.0"
 
@@ -32,13 +32,18 @@ __all__ = [  # noqa: RUF022 - by floor
     "root_jvp",
     "root_vjp",
     # algorithms
+    "Anderson",
+    "Bisection",
+    "Broyden",
     "Clarabel",
     "InteriorPoint",
+    "Newton",
     "Picard",
     # problem in, differentiable solution out
     "ClosestQPSolution",
     "QPSolution",
     "fixed_point",
+    "root",
     "solve_closest_qp",
     "solve_qp",
     # layers

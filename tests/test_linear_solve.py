@@ -27,7 +27,6 @@ from optlayers.linear_solve import (
     NormalCG,
     Operator,
 )
-from optlayers.linear_solve import Auto
 
 POSITIVE, SYMMETRIC, GENERAL, ROTATION = "positive", "symmetric", "general", "rotation"
 ALL = (POSITIVE, SYMMETRIC, GENERAL, ROTATION)

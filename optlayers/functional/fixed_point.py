@@ -6,8 +6,6 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-import torch
-
 from .._base import tree
 from .._base.status import Solution
 from ..implicit import Adjoint, Implicit, OneStep, Unroll

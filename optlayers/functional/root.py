@@ -48,10 +48,13 @@ def root(
     """
     if not isinstance(adjoint, Implicit) and adjoint != Unroll():
         raise ValueError(
-            f"root: adjoint is {adjoint!r}; expected ol.Implicit(...) or ol.Unroll(). The others need a fixed-point map."
+            f"root: adjoint is {adjoint!r}; expected ol.Implicit(...) or ol.Unroll(). The others need a fixed-point "
+            f"map."
         )
     if not isinstance(solver, RootSolver):
-        raise ValueError(f"root: solver is {solver!r}; expected ol.Newton, ol.Broyden, ol.Bisection or another RootSolver.")
+        raise ValueError(
+            f"root: solver is {solver!r}; expected ol.Newton, ol.Broyden, ol.Bisection or another RootSolver."
+        )
     init = tree.map(lambda leaf: leaf.detach(), init)
     if not isinstance(adjoint, Implicit):
         outcome = Outcome("root", *solver(lambda x: fn(x, *args), init), throw=throw)

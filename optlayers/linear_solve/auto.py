@@ -15,6 +15,7 @@ from .normal_cg import NormalCG
 from .operator import Operator
 from .solver import LinearSolution, LinearSolver
 
+
 @dataclass(frozen=True)
 class Auto(LinearSolver):
     """Any square system: LU for small ones, GMRES beyond, NormalCG for samples GMRES leaves undone.

@@ -4,7 +4,7 @@ from .anderson import Anderson
 from .bisection import Bisection
 from .broyden import Broyden
 from .interior_point import InteriorPoint
-from .iterative import FixedPointSolver, RootSolver
+from .iterative import FixedPointSolver, IterativeSolver, RootSolver
 from .newton import Newton
 from .picard import Picard
 from .sparse import Clarabel
@@ -16,6 +16,7 @@ __all__ = [
     "Clarabel",
     "FixedPointSolver",
     "InteriorPoint",
+    "IterativeSolver",
     "Newton",
     "Picard",
     "RootSolver",

@@ -70,9 +70,7 @@ class IterativeSolver(ABC):
         _, unravel = tree.ravel(init, self.batch_ndim)
         return unravel(end.state.x), status, end.steps, end.state.error[..., None]
 
-    def run(
-        self, fn: Callable[[Tree], Any], init: Tree, record: Callable[[Any], Tree] | None = None
-    ) -> Iteration:
+    def run(self, fn: Callable[[Tree], Any], init: Tree, record: Callable[[Any], Tree] | None = None) -> Iteration:
         """The same with all there is to know: the last state, masks, and what `record` gave of every state."""
         x, unravel = tree.ravel(init, self.batch_ndim)
         self.check(x)
@@ -95,7 +93,9 @@ class IterativeSolver(ABC):
             ValueError: `x` is neither float32 nor float64, or an option does not fit.
         """
         if x.dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"{type(self).__name__}: init has dtype {x.dtype}; expected torch.float32 or torch.float64.")
+            raise ValueError(
+                f"{type(self).__name__}: init has dtype {x.dtype}; expected torch.float32 or torch.float64."
+            )
 
     @abstractmethod
     def flat(self, fn: Callable[[Tree], Any], unravel: Callable[[Tensor], Tree]) -> FlatFn:
