@@ -66,6 +66,28 @@ def product(A, y):
     return (A @ y.unsqueeze(-1)).squeeze(-1)
 
 
+def outside_exponential(v):
+    """Distance to the surface in the direction of z, where y > 0."""
+    x, y, z = v.unbind(-1)
+    flat = (y < 1e-30) & (x <= 0)
+    return torch.where(flat, below(-z, -y), y * (x / torch.where(flat, 1.0, y)).exp() - z)
+
+
+def outside_exponential_dual(v):
+    x, y, z = v.unbind(-1)
+    flat = x > -1e-30
+    return torch.where(flat, below(x, -y, -z), -x * (y / torch.where(flat, 1.0, x)).exp() - torch.e * z)
+
+
+def outside_power(v, alpha):
+    x, y, z = v.unbind(-1)
+    return below(-x, -y, z.abs() - x.clamp(min=0) ** alpha * y.clamp(min=0) ** (1 - alpha))
+
+
+def outside_psd(Y):
+    return below(-torch.linalg.eigvalsh(Y), (Y - Y.mT).abs())
+
+
 ONE = torch.tensor(1.3, dtype=F64)
 LOWER, UPPER = -rand(5), rand(5, seed=1)
 NORMAL, OFFSET = randn(5, seed=2), torch.tensor(-0.7, dtype=F64)
@@ -97,6 +119,20 @@ CASES = [
         projection.polyhedron,
         lambda y, G, h, A, b: below(product(G, y) - h, (product(A, y) - b).abs()),
         (G, H + 1, A[:1], B[:1]),
+    ),
+    Case("zero", projection.zero, lambda y: y.abs().amax(-1)),
+    Case("nonneg", projection.nonneg, lambda y: below(-y)),
+    Case("second_order", projection.second_order, lambda y: norm(y[..., 1:], 2) - y[..., 0]),
+    Case("exponential", projection.exponential, outside_exponential, shape=(3,)),
+    Case("dual", projection.dual(projection.exponential), outside_exponential_dual, shape=(3,)),
+    Case("power", projection.power, outside_power, (torch.tensor(0.3, dtype=F64),), shape=(3,)),
+    Case("psd", projection.psd, outside_psd, shape=(4, 4)),
+    Case(
+        "nuclear_ball",
+        projection.nuclear_ball,
+        lambda y, r: torch.linalg.svdvals(y).sum(-1) - r,
+        (ONE,),
+        shape=(3, 4),
     ),
 ]
 CONVEX = [case for case in CASES if case.convex]
@@ -170,10 +206,16 @@ def test_parameters_broadcast_and_gradients_sum(case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_vmap_and_compile_equal_eager(case):
+def test_vmap_equals_a_batch(case):
+    x = case.points(2, 3)
+    y = vmap(vmap(lambda x: case.project(x, *case.parameters)))(x)
+    torch.testing.assert_close(y, case.project(x, *case.parameters), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_compiled_equals_eager(case):
     x = case.points(3)
     want = case.project(x, *case.parameters)
-    torch.testing.assert_close(vmap(lambda x: case.project(x, *case.parameters))(x), want, rtol=1e-9, atol=1e-10)
     torch._dynamo.reset()  # or the variants of one lambda count against its limit
     compiled = torch.compile(lambda x: case.project(x, *case.parameters), fullgraph=True, backend="aot_eager")
     x.requires_grad_()

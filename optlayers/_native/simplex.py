@@ -45,7 +45,7 @@ def _newton(y: Tensor, threshold: Tensor, radius: Tensor) -> Tensor:
     support = _support(y, threshold)
     while True:
         threshold = (torch.where(support, y, 0.0).sum(-1, keepdim=True) - radius[:, None]) / support.sum(-1, True)
-        smaller = _support(y, threshold)
+        smaller = _support(y, threshold) & support  # it shrinks anyway, but for rounding
         if torch.equal(smaller, support):
             return threshold
-        support = smaller & support  # it shrinks, but for rounding
+        support = smaller

@@ -2,11 +2,15 @@
 
 from .affine import affine, halfspace, hyperplane, polyhedron
 from .balls import box, hypercube, l2_ball, l2_sphere, linf_ball
+from .cones import dual, exponential, nonneg, power, second_order, zero
+from .matrices import nuclear_ball, psd
 from .simplices import l1_ball, l1_sphere, simplex, sparse_simplex
 
 __all__ = [
     "affine",
     "box",
+    "dual",
+    "exponential",
     "halfspace",
     "hypercube",
     "hyperplane",
@@ -15,7 +19,13 @@ __all__ = [
     "l2_ball",
     "l2_sphere",
     "linf_ball",
+    "nonneg",
+    "nuclear_ball",
     "polyhedron",
+    "power",
+    "psd",
+    "second_order",
     "simplex",
     "sparse_simplex",
+    "zero",
 ]
