@@ -7,7 +7,7 @@ from . import linear_solve, projection
 from ._base.status import Solution, SolveError, Status
 from .functional import ClosestQPSolution, QPSolution, fixed_point, root, solve_closest_qp, solve_qp
 from .implicit import Implicit, ImplicitModule, OneStep, Unroll, custom_fixed_point, custom_root, root_jvp, root_vjp
-from .layers import LML, Entmax, QPLayer, Softmax, Sparsemax
+from .layers import LML, Entmax, FixedPointLayer, QPLayer, Softmax, Sparsemax
 from .solvers import Anderson, Bisection, Broyden, Clarabel, InteriorPoint, Newton, Picard
 
 __version__ = "0.1.0"
@@ -48,6 +48,7 @@ __all__ = [  # noqa: RUF022 - by floor
     "solve_qp",
     # layers
     "Entmax",
+    "FixedPointLayer",
     "LML",
     "QPLayer",
     "Softmax",

@@ -53,6 +53,7 @@ PUBLIC_NAMES = [
     "solve_closest_qp",
     "solve_qp",
     "QPLayer",
+    "FixedPointLayer",
     "LML",
     "Entmax",
     "Sparsemax",
