@@ -3,17 +3,22 @@
 from .affine import affine, halfspace, hyperplane, polyhedron
 from .balls import box, hypercube, l2_ball, l2_sphere, linf_ball
 from .cones import dual, exponential, nonneg, power, second_order, zero
+from .isotonic import isotonic
 from .matrices import nuclear_ball, psd
+from .sections import box_section, capped_simplex
 from .simplices import l1_ball, l1_sphere, simplex, sparse_simplex
 
 __all__ = [
     "affine",
     "box",
+    "box_section",
+    "capped_simplex",
     "dual",
     "exponential",
     "halfspace",
     "hypercube",
     "hyperplane",
+    "isotonic",
     "l1_ball",
     "l1_sphere",
     "l2_ball",

@@ -149,14 +149,12 @@ def polyhedron(x: Tensor, G: Tensor, h: Tensor, A: Tensor | None = None, b: Tens
     _check_rows(function, x, "A", A, "b", b)
     batch = broadcast_batch(function, {"x": (x, 1), "G": (G, 2), "h": (h, 1), "A": (A, 2), "b": (b, 1)})
     n, m, k = x.shape[-1], h.shape[-1], b.shape[-1]
-    flat_x = flat(x, (*batch, n)).detach()
-    rows = [
-        flat(value, (*batch, *own), len(own)).detach()
-        for value, own in ((G, (m, n)), (h, (m,)), (A, (k, n)), (b, (k,)))
-    ]
-    identity = torch.eye(n, dtype=x.dtype, device=x.device).expand(len(flat_x), n, n)
-    unbounded = flat_x[:, :0]
-    found = qp_solve(identity, -flat_x, *rows, unbounded, unbounded, _EPS[x.dtype], _MAX_STEPS)
+    point = flat(x, (*batch, n)).detach()
+    rows = flat(G, (*batch, m, n), 2).detach(), flat(h, (*batch, m)).detach()
+    equalities = flat(A, (*batch, k, n), 2).detach(), flat(b, (*batch, k)).detach()
+    identity = torch.eye(n, dtype=x.dtype, device=x.device).expand(len(point), n, n)
+    bounds = point[:, :0], point[:, :0]
+    found = qp_solve(identity, -point, *rows, *equalities, *bounds, eps=_EPS[x.dtype], max_steps=_MAX_STEPS)
     active = found.active_G.reshape(*batch, m)
     solved = (found.status == int(Status.SOLVED)).reshape(*batch, 1)
     C = torch.cat([A.expand(*batch, k, n), torch.where(active.unsqueeze(-1), G, 0.0).expand(*batch, m, n)], -2)

@@ -89,7 +89,7 @@ def exponential(x: Tensor) -> Tensor:
     .. math:: \mathcal K = \mathrm{cl}\,\{(x, y, z) : y > 0,\; y\, e^{x/y} \le z\}
 
     The ratio x/y of the projection is the root of a scalar equation; Newton steps at the root carry the derivative,
-    exact up to third order. In the cone, its boundary included, the derivative is the identity, in its polar it is zero.
+    exact up to third order. In the cone and on its boundary the derivative is the identity, in its polar it is zero.
 
     Args:
         x: ``(*, 3)`` float32 or float64; computed in float64.
@@ -128,7 +128,7 @@ def power(x: Tensor, alpha: Number) -> Tensor:
     .. math:: \mathcal K_\alpha = \{(x, y, z) : x, y \ge 0,\; x^\alpha y^{1-\alpha} \ge |z|\}
 
     The ``|z|`` of the projection is the root of a scalar equation; Newton steps at the root carry the derivative,
-    exact up to third order. In the cone, its boundary included, the derivative is the identity, in its polar it is zero.
+    exact up to third order. In the cone and on its boundary the derivative is the identity, in its polar it is zero.
 
     Args:
         x: ``(*, 3)`` float32 or float64; computed in float64.
