@@ -3,7 +3,7 @@
 Solvers find points, `implicit` differentiates points, `functional` joins the two, `layers` give them a `forward`.
 """
 
-from . import linear_solve, projection
+from . import linear_solve, projection, prox
 from ._base.status import Solution, SolveError, Status
 from .functional import ClosestQPSolution, QPSolution, fixed_point, root, solve_closest_qp, solve_qp
 from .implicit import Implicit, ImplicitModule, OneStep, Unroll, custom_fixed_point, custom_root, root_jvp, root_vjp
@@ -20,8 +20,9 @@ __all__ = [  # noqa: RUF022 - by floor
     "Status",
     # linear solvers, for the backward pass and for themselves
     "linear_solve",
-    # projections onto sets and cones
+    # projections onto sets and cones, proximal operators of penalties
     "projection",
+    "prox",
     # derivatives of solutions
     "Implicit",
     "ImplicitModule",

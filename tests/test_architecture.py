@@ -31,6 +31,7 @@ PUBLIC_NAMES = [
     "Status",
     "linear_solve",
     "projection",
+    "prox",
     "Implicit",
     "ImplicitModule",
     "OneStep",
