@@ -3,11 +3,31 @@
 Solvers find points, `implicit` differentiates points, `functional` joins the two, `layers` give them a `forward`.
 """
 
-from . import linear_solve, projection, prox
+from . import linear_solve, optim, projection, prox
 from ._base.status import Solution, SolveError, Status
 from .functional import ClosestQPSolution, QPSolution, fixed_point, root, solve_closest_qp, solve_qp
 from .implicit import Implicit, ImplicitModule, OneStep, Unroll, custom_fixed_point, custom_root, root_jvp, root_vjp
 from .layers import LML, Entmax, FixedPointLayer, QPLayer, Softmax, Sparsemax
+from .optim import (
+    MetaAdadelta,
+    MetaAdagrad,
+    MetaAdam,
+    MetaAdamax,
+    MetaAdamW,
+    MetaAdan,
+    MetaLamb,
+    MetaLion,
+    MetaNAdam,
+    MetaOptimizer,
+    MetaRAdam,
+    MetaRMSprop,
+    MetaSGD,
+    extract_state_dict,
+    module_clone,
+    module_detach_,
+    recover_state_dict,
+    stop_gradient,
+)
 from .solvers import Anderson, Bisection, Broyden, Clarabel, InteriorPoint, Newton, Picard
 
 __version__ = "0.1.0"
@@ -23,6 +43,26 @@ __all__ = [  # noqa: RUF022 - by floor
     # projections onto sets and cones, proximal operators of penalties
     "projection",
     "prox",
+    # optimizers: functions, torch classes, steps that can be differentiated
+    "optim",
+    "MetaAdadelta",
+    "MetaAdagrad",
+    "MetaAdam",
+    "MetaAdamax",
+    "MetaAdamW",
+    "MetaAdan",
+    "MetaLamb",
+    "MetaLion",
+    "MetaNAdam",
+    "MetaOptimizer",
+    "MetaRAdam",
+    "MetaRMSprop",
+    "MetaSGD",
+    "extract_state_dict",
+    "module_clone",
+    "module_detach_",
+    "recover_state_dict",
+    "stop_gradient",
     # derivatives of solutions
     "Implicit",
     "ImplicitModule",

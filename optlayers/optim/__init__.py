@@ -3,6 +3,21 @@
 from . import schedules
 from .aliases import adadelta, adagrad, adam, adamax, adamw, adan, lamb, lion, nadam, radam, rmsprop, sgd
 from .clip import clip_by_global_norm, clip_by_norm, clip_by_value
+from .meta import (
+    MetaAdadelta,
+    MetaAdagrad,
+    MetaAdam,
+    MetaAdamax,
+    MetaAdamW,
+    MetaAdan,
+    MetaLamb,
+    MetaLion,
+    MetaNAdam,
+    MetaOptimizer,
+    MetaRAdam,
+    MetaRMSprop,
+    MetaSGD,
+)
 from .moments import scale_by_adam, scale_by_adamax, scale_by_adan, scale_by_nadam, scale_by_radam
 from .momentum import scale_by_lion, trace
 from .rescaling import scale_by_adadelta, scale_by_rms, scale_by_rss, scale_by_stddev, scale_by_trust_ratio
@@ -15,10 +30,51 @@ from .scaling import (
     scale_by_learning_rate,
     scale_by_schedule,
 )
+from .state import ModuleState, extract_state_dict, module_clone, module_detach_, recover_state_dict, stop_gradient
+from .torch_style import (
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    Adan,
+    Lamb,
+    Lion,
+    NAdam,
+    RAdam,
+    RMSprop,
+)
 from .transformation import GradientTransformation, apply_updates, chain, identity, masked
 
 __all__ = [
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Adan",
     "GradientTransformation",
+    "Lamb",
+    "Lion",
+    "MetaAdadelta",
+    "MetaAdagrad",
+    "MetaAdam",
+    "MetaAdamW",
+    "MetaAdamax",
+    "MetaAdan",
+    "MetaLamb",
+    "MetaLion",
+    "MetaNAdam",
+    "MetaOptimizer",
+    "MetaRAdam",
+    "MetaRMSprop",
+    "MetaSGD",
+    "ModuleState",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
     "adadelta",
     "adagrad",
     "adam",
@@ -33,13 +89,17 @@ __all__ = [
     "clip_by_global_norm",
     "clip_by_norm",
     "clip_by_value",
+    "extract_state_dict",
     "identity",
     "lamb",
     "lion",
     "masked",
+    "module_clone",
+    "module_detach_",
     "nadam",
     "nan_to_num",
     "radam",
+    "recover_state_dict",
     "rmsprop",
     "scale",
     "scale_by_adadelta",
@@ -57,5 +117,6 @@ __all__ = [
     "scale_by_trust_ratio",
     "schedules",
     "sgd",
+    "stop_gradient",
     "trace",
 ]

@@ -46,7 +46,7 @@ def clip_by_global_norm(max_norm: Scalar) -> GradientTransformation:
 def norm(update: Tensor) -> Tensor:
     """The Euclidean norm of all entries; its squares do not overflow.
 
-    It is at least :func:`.lists.smallest`; what is below counts as constant, with derivatives zero.
+    It is at least ``lists.smallest``; what is below counts as constant, with derivatives zero.
     """
     if update.numel() == 0:
         return update.sum()
