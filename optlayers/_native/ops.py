@@ -147,10 +147,10 @@ def qp_backward(
     y: Tensor,
     z: Tensor,
     v_x: Tensor,
-    v_y: Tensor,
-    v_z: Tensor,
-    v_lb: Tensor,
-    v_ub: Tensor,
+    v_y: Tensor | None,
+    v_z: Tensor | None,
+    v_lb: Tensor | None,
+    v_ub: Tensor | None,
     want_Q: bool,
     want_G: bool,
     want_A: bool,
@@ -171,7 +171,7 @@ def qp_backward(
         Q, G, A: as in :func:`qp_solve`.
         active_G, active_lb, active_ub: as in :func:`qp_kkt`.
         x, y, z: the solution, ``(B, n)``, ``(B, k)``, ``(B, m)``.
-        v_x, v_y, v_z, v_lb, v_ub: cotangents of x, y, z, z_lb, z_ub, and of their shapes.
+        v_x, v_y, v_z, v_lb, v_ub: cotangents of x, y, z, z_lb, z_ub, and of their shapes; None is zero.
         want_Q, want_G, want_A: whether to form the gradient.
 
     Returns:
@@ -179,9 +179,11 @@ def qp_backward(
 
     References: Amos and Kolter, "OptNet" (2017); docs/theory/qp.md, (IPM-21).
     """
-    tensors = (Q, G, A, active_G, active_lb, active_ub, x, y, z, v_x, v_y, v_z, v_lb, v_ub)
-    run = _qp_backward_cpu if _direct(*tensors) else torch.ops.optlayers.qp_backward.default
-    return QPBackwardResult(*run(*tensors, want_Q, want_G, want_A))
+    at, v = (Q, G, A, active_G, active_lb, active_ub, x, y, z), (v_x, v_y, v_z, v_lb, v_ub)
+    if _direct(Q, G, A, *[t for t in v if t is not None]):  # the others came from the op
+        return QPBackwardResult(*_qp_backward_cpu(*at, *v, want_Q, want_G, want_A))
+    v = _filled(v, x, y, z, active_lb, active_ub)
+    return QPBackwardResult(*torch.ops.optlayers.qp_backward.default(*at, *v, want_Q, want_G, want_A))
 
 
 _library = torch.library.Library("optlayers", "FRAGMENT")
@@ -237,38 +239,53 @@ def _empty_kkt(Q, G, A, active_G, active_lb, active_ub, *r) -> tuple[Tensor, ...
 
 
 def _empty_backward(Q, G, A, active_G, active_lb, active_ub, x, y, z, *rest) -> tuple[Tensor, ...]:
-    *v, want_Q, want_G, want_A = rest
+    want_Q, want_G, want_A = rest[5:]
     batch, n = x.shape
     new = x.new_empty
+    u = new(batch, n), new(*y.shape), new(*z.shape), new(*active_lb.shape), new(*active_ub.shape)
     grads = (
         new(batch, n, n) if want_Q else new(batch, 0, 0),
         new(batch, z.shape[1], n) if want_G else new(batch, 0, 0),
         new(batch, y.shape[1], n) if want_A else new(batch, 0, 0),
     )
-    return *[new(*t.shape) for t in v], *grads, new(batch)
+    return *u, *grads, new(batch)
+
+
+def _filled(v: Sequence[Tensor | None], x, y, z, active_lb, active_ub) -> list[Tensor]:
+    """The cotangents, with zeros in place of None."""
+    shapes = [t.shape for t in (x, y, z, active_lb, active_ub)]
+    return [x.new_zeros(shape) if t is None else t for t, shape in zip(v, shapes, strict=True)]
 
 
 def _packed(t: Tensor) -> Tensor:
-    """`t` with contiguous inner dimensions; an expanded batch dimension stays expanded."""
-    if t.is_contiguous() or t[0].is_contiguous():
+    """`t`, not contiguous, with contiguous inner dimensions; an expanded batch dimension stays expanded."""
+    if t[0].is_contiguous():
         return t
     return t[:1].contiguous().expand(t.shape) if t.stride(0) == 0 else t.contiguous()
 
 
-def _run(kernel: str, sizes: tuple[int, ...], inputs: Sequence[Tensor], outputs: Sequence[Tensor], *settings):
-    """Call the extension with addresses and batch strides. The workspace lives as long as the call."""
-    inputs = [_packed(t) for t in inputs]
+def _run(kernel: str, sizes: tuple[int, ...], inputs: Sequence[Tensor | None], outputs: Sequence[Tensor], *settings):
+    """Call the extension with addresses and batch strides; an input that is None is zero."""
+    dtype, zeros = outputs[0].dtype, None
+    # Held, like the workspace, as long as the call takes.
+    inputs = [t if t is None or t.is_contiguous() else _packed(t) for t in inputs]
+    arrays = []
+    for t in inputs:
+        if t is None:
+            zeros = torch.zeros(max(sizes[1:]), dtype=dtype) if zeros is None else zeros
+            arrays += (zeros.data_ptr(), 0)
+        else:
+            arrays += (t.data_ptr(), t.stride()[0])
+    arrays += [t.data_ptr() for t in outputs]
     threads = min(torch.get_num_threads(), sizes[0])
     workspace = torch.empty(threads * _C.qp_workspace(sizes), dtype=torch.float64)
-    arrays = [number for t in inputs for number in (t.data_ptr(), t.stride(0))]
-    arrays += [t.data_ptr() for t in outputs]
-    run = getattr(_C, kernel + ("_float32" if inputs[0].dtype == torch.float32 else "_float64"))
+    run = getattr(_C, kernel + ("_float32" if dtype == torch.float32 else "_float64"))
     return run(sizes, tuple(arrays), *settings, workspace.data_ptr(), threads)
 
 
 def _qp_solve_cpu(Q, p, G, h, A, b, lb, ub, eps: float, max_steps: int) -> tuple[Tensor, ...]:
     outputs = _empty_solution(Q, p, G, h, A, b, lb, ub, eps, max_steps)
-    if len(Q):
+    if p.shape[0]:
         sizes = (*p.shape, b.shape[-1], h.shape[-1], lb.shape[-1], ub.shape[-1])
         _run("qp_solve", sizes, (Q, p, G, h, A, b, lb, ub), outputs, eps, max_steps)
     return outputs
@@ -278,7 +295,7 @@ def _qp_kkt_cpu(Q, G, A, active_G, active_lb, active_ub, *r) -> tuple[Tensor, ..
     outputs = _empty_kkt(Q, G, A, active_G, active_lb, active_ub, *r)
     inputs = (Q, G, A, active_G, active_lb, active_ub, *r)
     sizes = (*r[0].shape, *(t.shape[-1] for t in r[1:]))
-    if not len(Q) or _run("qp_kkt", sizes, inputs, outputs, reference_kkt.singular_tolerance(Q.dtype)):
+    if not sizes[0] or _run("qp_kkt", sizes, inputs, outputs, reference_kkt.singular_tolerance(Q.dtype)):
         return outputs
     return reference_kkt.redo_singular(outputs, *inputs)
 
@@ -287,11 +304,12 @@ def _qp_backward_cpu(Q, G, A, active_G, active_lb, active_ub, x, y, z, *rest) ->
     outputs = _empty_backward(Q, G, A, active_G, active_lb, active_ub, x, y, z, *rest)
     v, wants = rest[:5], rest[5:]
     inputs = (Q, G, A, active_G, active_lb, active_ub, *v, x, y, z)
-    sizes = (*x.shape, *(t.shape[-1] for t in v[1:]))
+    sizes = (*x.shape, y.shape[1], z.shape[1], active_lb.shape[1], active_ub.shape[1])
     ordered = (*outputs[:5], outputs[8], *outputs[5:8])
-    if not len(Q) or _run("qp_backward", sizes, inputs, ordered, reference_kkt.singular_tolerance(Q.dtype)):
+    if not sizes[0] or _run("qp_backward", sizes, inputs, ordered, reference_kkt.singular_tolerance(Q.dtype)):
         return outputs
-    u_x, u_y, u_G, u_lb, u_ub, error = reference_kkt.redo_singular(ordered[:6], *inputs[:11])
+    v = _filled(v, x, y, z, active_lb, active_ub)
+    u_x, u_y, u_G, u_lb, u_ub, error = reference_kkt.redo_singular(ordered[:6], *inputs[:6], *v)
     return u_x, u_y, u_G, u_lb, u_ub, *reference_kkt.matrix_gradients(x, y, z, u_x, u_y, u_G, *wants), error
 
 

@@ -13,7 +13,7 @@ from .._base.status import Status, solve_error
 from ..implicit import Adjoint, Implicit
 from ..solvers import InteriorPoint
 from .qp import QPSolution, solve_qp
-from .qp_data import OWN_DIMS, complete_data, flatten
+from .qp_data import OWN_DIMS, complete_data
 
 SOLVED, INFEASIBLE = int(Status.SOLVED), int(Status.PRIMAL_INFEASIBLE)
 
@@ -77,7 +77,7 @@ def solve_closest_qp(
     """
     options = {"solver": solver, "adjoint": adjoint, "throw": False}
     batch, data = complete_data(Q, p, G, h, A, b, lb, ub)
-    data = flatten(data, OWN_DIMS, batch)
+    data = batch.flatten(data, OWN_DIMS)
     asked = _solve(data, options)
     h, b = data[3], data[5]
     flat = [*asked, torch.zeros_like(h), torch.zeros_like(b)]
@@ -89,7 +89,7 @@ def solve_closest_qp(
         parts = _solve_shifted([value[index] for value in data], options)
         flat = [value.index_copy(0, index, part) for value, part in zip(flat, parts, strict=True)]
 
-    *fields, shift_h, shift_b = [value.reshape((*batch, *value.shape[1:])) for value in flat]
+    *fields, shift_h, shift_b = batch.unflatten(flat)
     solution = QPSolution(*fields)
     if throw and can_read(solution.status) and bool((solution.status != SOLVED).any()):
         raise solve_error("solve_closest_qp", solution.status, solution.residuals)

@@ -8,14 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._base.loop import can_read, surely_none
+from .._base.loop import can_read
 from .._base.pattern import is_sparse
 from .._base.status import Status, solve_error
 from ..implicit import Adjoint, Implicit, Unroll
 from ..implicit.rule import attach
 from ..implicit.tracking import paused
 from ..solvers import InteriorPoint
-from .qp_data import OWN_DIMS, complete_data, flatten, unflatten
+from .qp_data import OWN_DIMS, complete_data, surely_at_most
 from .qp_rule import qp_rule
 
 
@@ -102,16 +102,17 @@ def solve_qp(
     batch, data = complete_data(Q, p, G, h, A, b, lb, ub)
     if isinstance(adjoint, Implicit):
         with paused():
-            values = unflatten(solver(flatten(data, OWN_DIMS, batch)), batch)
+            values = solver(batch.flatten(data, OWN_DIMS))
     elif adjoint == Unroll():
-        values = unflatten(solver.unrolled(flatten(data, OWN_DIMS, batch)), batch)
+        values = solver.unrolled(batch.flatten(data, OWN_DIMS))
     else:
         raise ValueError(
             f"solve_qp: adjoint is {adjoint!r}; expected ol.Implicit(...) or ol.Unroll(). The others need a "
             f"fixed-point map, which an interior-point method does not have."
         )
-    (*solution, _, _, _, status, iterations, residuals), active = values, values[6:9]
-    all_solved = surely_none(status)  # SOLVED is zero
+    all_solved = surely_at_most(values[9], 0)  # SOLVED
+    *solution, active_G, active_lb, active_ub, status, iterations, residuals = batch.unflatten(values)
+    active = [active_G, active_lb, active_ub]
     if not all_solved:
         if throw and can_read(status):
             raise solve_error("solve_qp", status, residuals)
@@ -119,12 +120,12 @@ def solve_qp(
         data, solution = _neutral(solved, data), [_where(solved, value, 0.0) for value in solution]
         active = [_where(solved, mask, False) for mask in active]
     if isinstance(adjoint, Implicit):
-        solution = attach(qp_rule(adjoint), solution, [*data, *active], fresh=len(batch) == 1)
+        solution = attach(qp_rule(adjoint, batch), solution, [*data, *active], fresh=len(batch.shape) == 1)
     if not all_solved:
         x, *certificates, slack = found
         found = [torch.full_like(x, torch.nan), *certificates, torch.full_like(slack, torch.nan)]
         solution = [_where(solved, *pair) for pair in zip(solution, found, strict=True)]
-    return QPSolution(*solution, status, iterations, residuals)
+    return QPSolution._make([*solution, status, iterations, residuals])
 
 
 def _where(mask: Tensor, value: Tensor, other: Tensor | float | bool) -> Tensor:

@@ -8,17 +8,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .._base.loop import can_read, surely_none
+from .._base.loop import can_read
 from .._native import ops
 from ..implicit import Implicit
 from ..implicit.residual import ResidualRule
 from ..implicit.rule import Rule
 from ..linear_solve import ConvergenceWarning
-from .qp_data import OWN_DIMS, flatten, unflatten
+from .qp_data import OWN_DIMS, Batch, surely_at_most
 
-# Arguments of the rule, each in its own shape: the data, then the masks of the active inequalities.
-ARGUMENT_DIMS = (*OWN_DIMS, 1, 1, 1)
-SYSTEM = (0, 2, 4, 8, 9, 10)  # those that the linear system is made of: Q, G, A and the masks
+# The arguments of the rule are the data, each in its own shape, and the masks of the active inequalities; those of the
+# linear system are Q, G, A and the masks.
+SYSTEM, SYSTEM_DIMS = (0, 2, 4, 8, 9, 10), (2, 2, 2, 1, 1, 1)
 
 
 def residual(point: Sequence[Tensor], args: Sequence[Tensor]) -> list[Tensor]:
@@ -42,20 +42,23 @@ class QPRule(Rule):
 
     differentiable = [True] * 8 + [False] * 3
 
+    def __init__(self, batch: Batch):
+        self.batch = batch
+
     def residual(self, x, args):
         return residual(x, args)
 
     def solve_linear(self, x, args, rhs, transpose):
-        batch, G, active = x[0].shape[:-1], args[2], args[8:]
+        G, active = args[2], args[8:]
         r_x, r_y, *r_z, r_s = rhs
         if transpose:
             r_x = r_x - matvec(G.mT, r_s)
         else:  # rows of inactive constraints read d_z = r_z, and d_z enters stationarity
             inactive = [torch.where(mask, 0.0, r) for mask, r in zip(active, r_z, strict=True)]
             r_x = r_x - constraints_transposed(G, *inactive)
-        *d, error = ops.qp_kkt(*_system(args, batch), *flatten([r_x, r_y, *r_z], (1,) * 5, batch))
+        *d, error = ops.qp_kkt(*self._system(args), *self.batch.flatten([r_x, r_y, *r_z], (1,) * 5))
         warn_if_singular(error, G.dtype)
-        d_x, d_y, *d_z = unflatten(d, batch)
+        d_x, d_y, *d_z = self.batch.unflatten(d)
         row = matvec(G, d_x)
         if transpose:
             bounds = [sign * d_x if r.shape[-1] else r for sign, r in zip((-1, 1), r_z[1:], strict=True)]
@@ -64,39 +67,40 @@ class QPRule(Rule):
         return [d_x, d_y, *merged, r_s if transpose else r_s - row]
 
     def vjp(self, x, args, cotangent, needed):
-        batch, (*v, v_s) = x[0].shape[:-1], cotangent
-        v = [torch.zeros_like(a) if b is None else b for a, b in zip(x, v, strict=False)]
+        batch, (v_x, *v, v_s) = self.batch, cotangent
+        if v_x is None:
+            v_x = torch.zeros_like(x[0])
         if v_s is not None:  # s = h - Gx
-            v[0] = v[0] - matvec(args[2].mT, v_s)
+            v_x = v_x - matvec(args[2].mT, v_s)
         # The op forms one gradient a sample; where an argument is shared by several, only their sum is ever formed.
-        shared = [_is_shared(arg, own, batch) for arg, own in zip(args[:8], OWN_DIMS, strict=True)]
+        shared = [False] * 8 if batch.flat else [batch.shares(*pair) for pair in zip(args[:8], OWN_DIMS, strict=True)]
         want_Q, want_G, want_A = (needed[i] and not shared[i] for i in (0, 2, 4))
-        x, y, z, *v = flatten([*x[:3], *v], (1,) * 8, batch)
-        result = ops.qp_backward(*_system(args, batch), x, y, z, *v, want_Q=want_Q, want_G=want_G, want_A=want_A)
-        warn_if_singular(result.error, x.dtype)
-        u_x, u_y, u_h, u_lb, u_ub, grad_Q, grad_G, grad_A = result[:8]
+        x, y, z, v_x = batch.flatten([*x[:3], v_x], (1,) * 4)
+        if not batch.flat:
+            v = [None if value is None else batch.flatten([value], (1,))[0] for value in v]
+        inputs = [*self._system(args), x, y, z, v_x, *v]
+        result = ops.qp_backward(*inputs, want_Q=want_Q, want_G=want_G, want_A=want_A)
+        u_x, u_y, u_h, u_lb, u_ub, grad_Q, grad_G, grad_A, error = result
+        warn_if_singular(error, x.dtype)
         if v_s is not None:
-            (v_s,) = flatten([v_s], (1,), batch)
+            (v_s,) = batch.flatten([v_s], (1,))
             u_h = u_h + v_s
             grad_G = grad_G - v_s.unsqueeze(-1) * x.unsqueeze(-2) if want_G else grad_G
 
-        grads = [grad_Q, -u_x, grad_G, u_h, grad_A, u_y, -u_lb, u_ub, None, None, None]
         if needed[0] and shared[0]:
-            grads[0] = _contract((u_x / 2, x), (x / 2, u_x))
+            grad_Q = _contract((u_x / 2, x), (x / 2, u_x))
         if needed[2] and shared[2]:
-            grads[2] = _contract((z, u_x), (u_h, x))
+            grad_G = _contract((z, u_x), (u_h, x))
         if needed[4] and shared[4]:
-            grads[4] = _contract((y, u_x), (u_y, x))
-        wanted = zip(grads, args, needed, strict=True)
-        return [_shaped(grad, arg, batch) if need else None for grad, arg, need in wanted]
+            grad_A = _contract((y, u_x), (u_y, x))
+        grads = [grad_Q, -u_x, grad_G, u_h, grad_A, u_y, -u_lb if needed[6] else None, u_ub, None, None, None]
+        grads = [grad if need else None for grad, need in zip(grads, needed, strict=True)]
+        if batch.flat:
+            return grads
+        return [None if grad is None else batch.reduce(grad, arg) for grad, arg in zip(grads, args, strict=True)]
 
-
-def _system(args: Sequence[Tensor], batch: torch.Size) -> list[Tensor]:
-    return flatten([args[i] for i in SYSTEM], [ARGUMENT_DIMS[i] for i in SYSTEM], batch)
-
-
-def _is_shared(arg: Tensor, own: int, batch: torch.Size) -> bool:
-    return arg.shape[:-own] != batch and arg.shape[:-own].numel() == 1
+    def _system(self, args: Sequence[Tensor]) -> list[Tensor]:
+        return self.batch.flatten([args[i] for i in SYSTEM], SYSTEM_DIMS)
 
 
 def _contract(*terms: tuple[Tensor, Tensor]) -> Tensor:
@@ -105,19 +109,10 @@ def _contract(*terms: tuple[Tensor, Tensor]) -> Tensor:
     return -(left.mT @ right)
 
 
-def _shaped(grad: Tensor, arg: Tensor, batch: torch.Size) -> Tensor:
-    """A gradient with one batch dimension, or one for all samples, in the shape of its argument."""
-    if grad.shape == arg.shape:
-        return grad
-    if grad.numel() == arg.numel():
-        return grad.reshape(arg.shape)
-    return grad.reshape((*batch, *grad.shape[1:])).sum_to_size(arg.shape)
-
-
-def qp_rule(adjoint: Implicit) -> Rule:
+def qp_rule(adjoint: Implicit, batch: Batch) -> Rule:
     """The rule for the linear solver that `adjoint` names, or for the problem's own."""
     if adjoint.linear_solve is None:
-        return QPRule()
+        return QPRule(batch)
     return ResidualRule(residual, list, adjoint.linear_solve, QPRule.differentiable)
 
 
@@ -139,8 +134,10 @@ def constraints_transposed(G: Tensor, z: Tensor, z_lb: Tensor, z_ub: Tensor) -> 
 def warn_if_singular(error: Tensor, dtype: torch.dtype) -> None:
     """Warn where the relative residual of a KKT system says that it has no solution, hence `x` no derivative."""
     tolerance = 1e-6 if dtype == torch.float64 else 1e-2
+    if surely_at_most(error, tolerance):
+        return
     singular = error > tolerance
-    if surely_none(singular) or not can_read(singular):
+    if not can_read(singular) or not singular.any():
         return
     samples = singular.nonzero().flatten().tolist()
     warnings.warn(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.func import vjp
 
-from .tracking import forbid_nested_forward, may_be_differentiated, paused, recording, untransformed
+from .tracking import forbid_nested_forward, may_be_differentiated, paused, recording, transformed
 
 Product = Callable[[Sequence[Tensor]], list[Tensor]]
 
@@ -205,7 +205,8 @@ class _ReverseRoot(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *cotangents):
         rule, num_x, skipped = ctx.rule, ctx.num_x, ctx.skipped
-        x, args = list(ctx.saved_tensors[:num_x]), list(ctx.saved_tensors[num_x:])
+        saved = list(ctx.saved_tensors)
+        x, args = saved[:num_x], saved[num_x:]
         needed = [
             need and may for need, may in zip(ctx.needs_input_grad[2 + skipped :], rule.differentiable, strict=True)
         ]
@@ -236,7 +237,7 @@ class _Root(_ReverseRoot):
 # torch inspects the signature of forward at every call; kept here it costs nothing.
 _ReverseRoot.forward.__signature__ = inspect.signature(_ReverseRoot.forward)  # pyright: ignore[reportFunctionMemberAccess]
 # What Function.apply comes down to where there is no transform to prepare for: a fifth of its overhead.
-_apply_plainly = super(torch.autograd.Function, _Root).apply
+_apply_plainly = super(torch.autograd.Function, _Root).apply  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def attach(rule: Rule, x: Sequence[Tensor], args: Sequence[Tensor], fresh: bool = False) -> list[Tensor]:
@@ -244,12 +245,15 @@ def attach(rule: Rule, x: Sequence[Tensor], args: Sequence[Tensor], fresh: bool 
 
     `fresh` values were made for the purpose: nobody else holds them, and they need no copy.
     """
-    if not may_be_differentiated(args):
+    if not recording():
         return list(x)
     if torch.compiler.is_compiling():
         return list(_ReverseRoot.apply(rule, len(x), *x, *args))
-    if untransformed():
+    if transformed():
+        return list(_Root.apply(rule, len(x), *x, *args))
+    if not may_be_differentiated(args):
+        return list(x)
+    if not fresh:
         with paused():
-            own = list(x) if fresh else [value.clone() for value in x]
-        return list(_apply_plainly(rule, own, *args))
-    return list(_Root.apply(rule, len(x), *x, *args))
+            x = [value.clone() for value in x]
+    return list(_apply_plainly(rule, list(x), *args))

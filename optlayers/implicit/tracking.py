@@ -24,16 +24,14 @@ def tracked(tensor: Tensor) -> bool:
     return forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None
 
 
-def untransformed() -> bool:
-    """True if nothing but autograd itself may be watching: no ``torch.func`` transform, no compiler."""
-    return not torch.compiler.is_compiling() and peek_interpreter_stack() is None
+def transformed() -> bool:
+    """True if a ``torch.func`` transform may be watching, not autograd alone."""
+    return peek_interpreter_stack() is not None
 
 
 def may_be_differentiated(tensors: Sequence[Tensor]) -> bool:
-    """False if surely nothing differentiates with respect to any of `tensors`."""
-    if not recording():
-        return False
-    return forward_ad._current_level >= 0 or not untransformed() or any([t.requires_grad for t in tensors])
+    """False if nothing differentiates with respect to any of `tensors`, where no transform is watching."""
+    return forward_ad._current_level >= 0 or any([t.requires_grad for t in tensors])
 
 
 class paused:
@@ -44,15 +42,15 @@ class paused:
     """
 
     def __enter__(self) -> None:
-        self.reverse = torch.is_grad_enabled()
+        self.reverse, self.forward = torch.is_grad_enabled(), False
         torch._C._set_grad_enabled(False)
         if not torch.compiler.is_compiling():  # forward mode is not compiled, and its switch cannot be traced
             self.forward = _is_fwd_grad_enabled()
             _set_fwd_grad_enabled(False)
 
     def __exit__(self, *error: object) -> None:
-        if not torch.compiler.is_compiling():
-            _set_fwd_grad_enabled(self.forward)
+        if self.forward:
+            _set_fwd_grad_enabled(True)
         torch._C._set_grad_enabled(self.reverse)
 
 
