@@ -32,7 +32,7 @@ class InteriorPoint {
       : q(sizes, arena), factor(q.n, arena), it(q, arena), move(q, arena), trial_(q, arena), last_(q, arena),
         active_set_(q, arena) {
     r_x_ = arena.take(q.ld), Qx_ = arena.take(q.ld), ray_x = arena.take(q.ld);
-    for (double** v : {&r_row_, &weight_, &barrier_, &r_gap_, &pull_, &rows_, &proof}) *v = arena.take(q.N);
+    for (double** v : {&r_row_, &weight_, &barrier_, &r_gap_, &pull_, &rows_, &start_, &proof}) *v = arena.take(q.N);
     guess_ = reinterpret_cast<bool*>(arena.take(q.N)), refused_ = reinterpret_cast<bool*>(arena.take(q.N));
     active_ = reinterpret_cast<bool*>(arena.take(q.N));
   }
@@ -41,7 +41,7 @@ class InteriorPoint {
   Status run(double eps, int64_t max_steps) {
     count_ = std::count(q.kind, q.kind + q.N, rules::kInequality);
     bool unbounded = false;  // a ray was found; what is left to see is whether there is a feasible point
-    bool has_refused = false;
+    has_refused_ = false, allowed_ = static_cast<int64_t>(rules::kUnclear * static_cast<double>(count_));
     const auto solved = [&] { return unbounded ? kDualInfeasible : kSolved; };
     if (!start()) return kNumericalError;
     for (int64_t step = 0;; ++step) {
@@ -63,9 +63,7 @@ class InteriorPoint {
       // the slacks that have vanished meanwhile jam every step. There the step is refined to the one without them.
       refinements_ = norms.primal > norms.gap && norms.gap < rules::kLagging ? rules::kStepRefinements : 0;
       direction();
-      if (q.N > 0 && clear_guess() && !(has_refused && std::equal(guess_, guess_ + q.N, refused_))) {
-        std::copy(guess_, guess_ + q.N, refused_);
-        has_refused = true;
+      if (promising(guess())) {
         if (polish(rules::kPolished, rules::kFlips)) return solved();
         residuals(it);  // the polish has overwritten them
       }
@@ -90,9 +88,10 @@ class InteriorPoint {
  private:
   Iterate trial_, last_;
   ActiveSet active_set_;
-  double *r_x_, *Qx_, *r_row_, *weight_, *barrier_, *r_gap_, *pull_, *rows_;
+  double *r_x_, *Qx_, *r_row_, *weight_, *barrier_, *r_gap_, *pull_, *rows_, *start_;
   bool *guess_, *refused_, *active_;
-  int64_t count_ = 0;
+  int64_t count_ = 0, allowed_ = 0;
+  bool has_refused_ = false;
   int refinements_ = 0;
 
   static Status failed(bool unbounded) { return unbounded ? kDualInfeasible : kNumericalError; }
@@ -222,15 +221,39 @@ class InteriorPoint {
     return sum == 0;
   }
 
-  /// Guess the active set from the affine step: -ds/s tends to 1 at active rows, to 0 at others. True if all are clear.
-  bool clear_guess() {
-    bool clear = true;
+  /// Guess the active set from the affine step: -ds/s tends to 1 at active rows, to 0 at others. Returns how many rows
+  /// are not clear yet.
+  int64_t guess() {
+    int64_t unclear = 0;
     for (int64_t i = 0; i < q.N; ++i) {
       const double indicator = is_inequality(i) ? -move.s[i] / it.s[i] : 1;
       guess_[i] = q.kind[i] && indicator > 0.5;
-      clear = clear && std::fabs(indicator - 0.5) > rules::kMargin;
+      unclear += !(std::fabs(indicator - 0.5) > rules::kMargin);
     }
-    return clear;
+    return unclear;
+  }
+
+  /// Whether the guess is worth a try: few rows are unclear, far fewer than when the last try failed, or none in a set
+  /// that is not the one refused.
+  bool promising(int64_t unclear) {
+    if (q.N == 0 || unclear > allowed_) return false;
+    if (has_refused_ && std::equal(guess_, guess_ + q.N, refused_)) return false;
+    std::copy(guess_, guess_ + q.N, refused_);
+    has_refused_ = true, allowed_ = unclear / 2;
+    return true;
+  }
+
+  /// Rows of the active set in trial on the wrong side of (IPM-12), by more than `tolerance`, change sides. How many.
+  int64_t flip(const double* dual, const double* moved, double tolerance) {
+    const double zero = -tolerance * (1 + largest(dual, q.N));
+    int64_t count = 0;
+    for (int64_t i = 0; i < q.N; ++i) {
+      const double excess = active_[i] ? zero - dual[i] : start_[i] + moved[i] - q.c[i] - tolerance * (1 + std::fabs(q.c[i]));
+      const bool wrong = is_inequality(i) && excess > 0;
+      active_[i] = active_[i] != wrong;
+      count += wrong;
+    }
+    return count;
   }
 
   /// Solve on the guessed active set, at most `flips` times corrected (IPM-11, IPM-12). If the residual is good enough,
@@ -238,37 +261,37 @@ class InteriorPoint {
   bool polish(double tolerance, int flips) {
     ActiveSet& a = active_set_;
     std::copy(guess_, guess_ + q.N, active_);
-    for (int flip = 0; flip <= flips; ++flip) {
-      q.quadratic(it.x, a.r_x);
-      q.rows(it.x, rows_);
-      for (int64_t j = 0; j < q.ld; ++j) a.r_x[j] = -q.p[j] - a.r_x[j];
+    q.quadratic(it.x, a.r_x);
+    q.rows(it.x, start_);
+    for (int64_t j = 0; j < q.ld; ++j) a.r_x[j] = -q.p[j] - a.r_x[j];
+    for (int64_t wrong = q.N + 1;; --flips) {
       for (int64_t i = 0; i < q.N; ++i) {
         a.weight[i] = active_[i] ? 1 / rules::kDelta : 0;
-        a.r_row[i] = active_[i] ? q.c[i] - rows_[i] : 0;
+        a.r_row[i] = active_[i] ? q.c[i] - start_[i] : 0;
       }
-      a.solve(q);
-      for (int64_t j = 0; j < q.ld; ++j) trial_.x[j] = it.x[j] + a.dx[j];
-      q.rows(trial_.x, rows_);
-      const double zero = -rules::kSign * (1 + largest(a.dual, q.N));
-      bool changed = false;
-      for (int64_t i = 0; i < q.N; ++i) {
-        const bool inequality = is_inequality(i);
-        const double s = inequality && !active_[i] ? q.c[i] - rows_[i] : 0;
-        const bool wrong = inequality && (a.dual[i] < zero || s < -rules::kSign * (1 + std::fabs(q.c[i])));
-        trial_.dual[i] = inequality ? rules::most(a.dual[i], 0) : a.dual[i];
-        trial_.s[i] = rules::most(s, 0);
-        active_[i] = active_[i] != wrong;
-        changed = changed || wrong;
+      if (!a.start(q)) return false;
+      // What is far on the wrong side shows before the refinement.
+      int64_t now = flip(a.new_dual, a.new_moved, rules::kRough);
+      if (now == 0) {
+        a.refine(q);
+        for (int64_t j = 0; j < q.ld; ++j) trial_.x[j] = it.x[j] + a.dx[j];
+        q.rows(trial_.x, rows_);
+        for (int64_t i = 0; i < q.N; ++i) {
+          trial_.dual[i] = is_inequality(i) ? rules::most(a.dual[i], 0) : a.dual[i];
+          trial_.s[i] = is_inequality(i) && !active_[i] ? rules::most(q.c[i] - rows_[i], 0) : 0;
+        }
+        const Norms reached = residuals(trial_);
+        if (reached.worst() <= tolerance) {
+          norms = reached;
+          std::swap(it, trial_);
+          return true;
+        }
+        q.rows(a.dx, rows_);
+        now = flip(a.dual, rows_, rules::kSign);
       }
-      const Norms reached = residuals(trial_);
-      if (reached.worst() <= tolerance) {
-        norms = reached;
-        std::swap(it, trial_);
-        return true;
-      }
-      if (!changed) return false;
+      if (now == 0 || 2 * now > wrong || flips == 0) return false;
+      wrong = now;
     }
-    return false;
   }
 
   /// What the multipliers in `proof`, positive part, tell against every x (IPM-13). Expects rows_ = Cx - c.

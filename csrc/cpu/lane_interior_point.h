@@ -65,6 +65,9 @@ class LaneInteriorPoint {
     q.copy_lane(lane, from, source);
     iterations[lane] = 0, tries_[lane] = 0, state_[lane] = LaneState::kRunning, polishing_[lane] = 0;
     has_refused_[lane] = 0;
+    double count = 0;
+    for (int64_t i = 0; i < q.N; ++i) count -= static_cast<double>(q.inequality[i][lane]);
+    allowed_[lane] = rules::kUnclear * count;
   }
 
   LaneState state(int lane) const { return state_[lane]; }
@@ -80,6 +83,7 @@ class LaneInteriorPoint {
 
     push();
     aim(stepping);
+    look();
     refine();
     merge(stepping);
     push();
@@ -105,7 +109,7 @@ class LaneInteriorPoint {
   Real *r_row_, *rows_, *weight_, *barrier_, *e_row_, *g_, *moved_, *new_dual_, *dual_, *spare_row_;
   Mask *active_, *refused_;  // the set in trial, and the one tried last
   Mask polishing_{}, refining_{}, has_refused_{}, last_{}, clear_{};
-  Real best_{}, tolerance_{}, count_{};
+  Real best_{}, tolerance_{}, count_{}, allowed_{}, wrong_{}, wrong_before_{};
   int tries_[kWidth] = {};
   LaneState state_[kWidth] = {};
 
@@ -151,7 +155,7 @@ class LaneInteriorPoint {
       }
       tolerance_ = select(converged, most(worst, every(rules::kPolished)), tolerance_);
       polishing_ |= converged;
-      for (int l = 0; l < kWidth; ++l) tries_[l] = converged[l] ? 1 : tries_[l];
+      begin_tries(converged, 1);
     }
     last_ = select(~polishing_, is(false), last_ | converged);
     // Where the violation lags behind the gap, the one-sample kernel refines its steps.
@@ -199,19 +203,21 @@ class LaneInteriorPoint {
 
   /// From the affine step: is the active set clear; centering and correction into trial_.dual (IPM-8).
   void aim(const Mask& stepping) {
-    Mask clear = stepping & is(q.N > 0), same = has_refused_;
+    Real unclear = every(0);
+    Mask same = has_refused_;
     for (int64_t i = 0; i < q.N; ++i) {
       const Real ds = trial_.s[i] = slack_step(i);
       const Real indicator = select(q.inequality[i], -ds / select(q.inequality[i], q.it.s[i], every(1)), every(1));
       const Mask guess = q.present(i) & (indicator > every(0.5));
-      clear &= absolute(indicator - every(0.5)) > every(rules::kMargin);
+      unclear += keep(~(absolute(indicator - every(0.5)) > every(rules::kMargin)), every(1));
       same &= ~(guess ^ refused_[i]);
       active_[i] = select(stepping, guess, active_[i]);
     }
-    clear_ = clear & ~same;
+    clear_ = stepping & is(q.N > 0) & (unclear <= allowed_) & ~same;
+    allowed_ = select(clear_, 0.5 * unclear, allowed_);
     for (int64_t i = 0; i < q.N; ++i) refused_[i] = select(clear_, active_[i], refused_[i]);
     has_refused_ |= clear_;
-    for (int l = 0; l < kWidth; ++l) tries_[l] = clear_[l] ? rules::kFlips : tries_[l];
+    begin_tries(clear_, rules::kFlips);
     tolerance_ = select(clear_, every(rules::kPolished), tolerance_);
 
     const LanePoint affine{rhs_, new_dual_, trial_.s};
@@ -223,6 +229,33 @@ class LaneInteriorPoint {
       const Real r_gap = q.it.s[i] * q.it.dual[i] + trial_.s[i] * new_dual_[i] - target;
       spare_row_[i] = keep(q.inequality[i], r_gap / barrier_[i]) - weight_[i] * r_row_[i];
     }
+  }
+
+  void begin_tries(const Mask& lanes, int flips) {
+    for (int l = 0; l < kWidth; ++l) tries_[l] = lanes[l] ? flips : tries_[l];
+    wrong_before_ = select(lanes, every(INFINITY), wrong_before_);
+  }
+
+  /// Rows on the wrong side of (IPM-12), by more than `tolerance`, change sides in some lanes. How many.
+  Real flip(const Mask& lanes, const Real* dual, const Real* Cx, double tolerance) {
+    const Real zero = -tolerance * (every(1) + largest(dual, q.N));
+    Real count = every(0);
+    for (int64_t i = 0; i < q.N; ++i) {
+      const Real most_slack = tolerance * (every(1) + absolute(q.c[i]));
+      const Mask wrong = lanes & q.inequality[i] & select(active_[i], dual[i] < zero, Cx[i] - q.c[i] > most_slack);
+      active_[i] ^= wrong;
+      count += keep(wrong, every(1));
+    }
+    return count;
+  }
+
+  /// In polishing lanes, what is far on the wrong side shows before the refinement.
+  void look() {
+    wrong_ = every(0);
+    if (!any(polishing_)) return;
+    for (int64_t i = 0; i < q.N; ++i) spare_row_[i] = select(polishing_, rows_[i] + moved_[i], spare_row_[i]);
+    wrong_ = flip(polishing_, new_dual_, spare_row_, rules::kRough);
+    refining_ &= ~(wrong_ > every(0));
   }
 
   /// The second right-hand sides.
@@ -309,21 +342,16 @@ class LaneInteriorPoint {
   /// After refinement: signs, and the residual of the whole problem (IPM-12). Solved lanes stop; lanes with changed
   /// rows try again; the rest is returned, to go on.
   Mask judge(const Mask& polished) {
+    const Mask refined = polished & ~(wrong_ > every(0));
     for (int64_t j = 0; j < q.n; ++j) trial_.x[j] = q.it.x[j] + dx_[j];
     q.rows(trial_.x, moved_);
-    const Real zero = -rules::kSign * (every(1) + largest(dual_, q.N));
-    Mask changed = is(false);
     for (int64_t i = 0; i < q.N; ++i) {
       const Mask inequality = q.inequality[i];
-      const Real s = keep(inequality & ~active_[i], q.c[i] - moved_[i]);
-      const Mask wrong = inequality & ((dual_[i] < zero) | (s < -rules::kSign * (every(1) + absolute(q.c[i]))));
       trial_.dual[i] = select(inequality, most(dual_[i], every(0)), dual_[i]);
-      trial_.s[i] = most(s, every(0));
-      active_[i] ^= wrong & polished;
-      changed |= wrong;
+      trial_.s[i] = keep(inequality & ~active_[i], most(q.c[i] - moved_[i], every(0)));
     }
     const LaneNorms reached = residuals(trial_, spare_x_, spare_row_, rhs_, moved_);
-    const Mask good = polished & (reached.worst() <= tolerance_);
+    const Mask good = refined & (reached.worst() <= tolerance_);
     for (int64_t j = 0; j < q.n; ++j) q.it.x[j] = select(good, trial_.x[j], q.it.x[j]);
     for (int64_t i = 0; i < q.N; ++i) {
       q.it.dual[i] = select(good, trial_.dual[i], q.it.dual[i]);
@@ -332,10 +360,14 @@ class LaneInteriorPoint {
     norms.primal = select(good, reached.primal, norms.primal);
     norms.dual = select(good, reached.dual, norms.dual);
     norms.gap = select(good, reached.gap, norms.gap);
+    const Mask again = refined & ~good;
+    wrong_ += flip(again, dual_, moved_, rules::kSign);
+    const Mask fewer = (wrong_ > every(0)) & (2.0 * wrong_ <= wrong_before_);
+    wrong_before_ = select(polished, wrong_, wrong_before_);
     Mask rest = is(false);
     for (int l = 0; l < kWidth; ++l) {
       if (!polished[l] || state_[l] != LaneState::kRunning) continue;
-      if (!good[l] && changed[l] && tries_[l]-- > 0) continue;
+      if (!good[l] && fewer[l] && tries_[l]-- > 0) continue;
       polishing_[l] = 0;
       if (good[l] || last_[l]) {
         state_[l] = LaneState::kSolved;

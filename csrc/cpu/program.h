@@ -1,6 +1,7 @@
 // One equilibrated quadratic program in the workspace: loading, scaling, products, and its condensed factorisation.
 #pragma once
 
+#include <algorithm>
 #include <limits>
 
 #include "api.h"
@@ -22,12 +23,16 @@ struct Arena {
   }
 };
 
-/// U'U = Q + rho I + C' diag(weight) C: the upper triangle U (ld x ld) and the inverses of its diagonal.
+/// A factor of Q + rho I + C' diag(weight) C.
 struct Factor {
-  int64_t ld;
-  double *U, *inverse;
-  Factor(int64_t n, Arena& arena) : ld(padded(n)), U(arena.take(ld * ld)), inverse(arena.take(ld)) {}
-  void solve(double* x) const { cholesky_solve(U, inverse, ld, x); }
+  Cholesky<double> exact;
+
+  Factor(int64_t n, Arena& arena) : exact{} {
+    exact.n = n, exact.ld = padded(n);
+    exact.U = arena.take(exact.order() * panel_columns<double>(exact.ld)), exact.inverse = arena.take(exact.ld);
+    exact.blocks = arena.take(Cholesky<double>::block_size(exact.ld));
+  }
+  void solve(double* x) const { exact.solve(x); }
 };
 
 /// The N = k + m + (n) + (n) rows [A; G; -I; I] share one index; matrices have rows padded to ld with zeros.
@@ -35,7 +40,7 @@ struct Program {
   int64_t n, ld, k, m, lower, upper, dense, N;
   double *Q, *C, *p, *c;         // ld x ld, dense x ld, ld, N; scaled, c = [b; h; -lb; ub] with 0 at absent rows
   double *column, *row, cost;    // x = column * x_scaled, multiplier = row * scaled / cost, slack = scaled / row
-  double *S, *diagonal;          // dense x ld, ld: scratch of `factor`
+  double *S, *diagonal;          // dense rows in panels, ld: scratch of `factor`
   double *size, *scratch;        // ld, ld
   Kind* kind;                    // N
 
@@ -44,7 +49,7 @@ struct Program {
         N(dense + lower + upper), cost(1) {
     Q = arena.take(ld * ld), C = arena.take(dense * ld), p = arena.take(ld), c = arena.take(N);
     column = arena.take(ld), row = arena.take(N);
-    S = arena.take(dense * ld), diagonal = arena.take(ld);
+    S = arena.take(dense * panel_columns<double>(ld)), diagonal = arena.take(ld);
     size = arena.take(ld), scratch = arena.take(ld);
     kind = reinterpret_cast<Kind*>(arena.take(N));
   }
@@ -142,19 +147,14 @@ struct Program {
 
   /// Factor Q + rho I + C' diag(weight) C (IPM-6). A rho that rounding swallows is raised, a hundredfold at a time.
   bool factor(const double* weight, Factor& out) {
-    int64_t count = 0;
-    for (int64_t i = 0; i < dense; ++i) {
-      if (weight[i] == 0) continue;
-      const Vec root = splat(std::sqrt(weight[i]));
-      double* to = S + count++ * ld;
-      for (int64_t j = 0; j < ld; j += kWidth) store(to + j, root * optl::OPTL_ISA::load(C + i * ld + j));
-    }
+    out.exact.rows = std::count_if(weight, weight + dense, [](double w) { return w != 0; });
+    weigh(weight, out.exact.rows, S);
     double rho = rules::kRho;
     for (int attempt = 0; attempt < 4; ++attempt, rho *= 100) {
       for (int64_t j = 0; j < ld; ++j) diagonal[j] = j < n ? rho : 1;
       for (int64_t j = 0; j < lower; ++j) diagonal[j] += weight[dense + j];
       for (int64_t j = 0; j < upper; ++j) diagonal[j] += weight[dense + lower + j];
-      if (cholesky(Q, diagonal, S, count, ld, out.U, out.inverse)) return true;
+      if (out.exact.factor(Q, diagonal, S)) return true;
     }
     return false;
   }
@@ -163,51 +163,89 @@ struct Program {
   bool convex(double input_eps, Factor& out) {
     const double shift = rules::most(1e-8, 4 * static_cast<double>(n) * input_eps);
     for (int64_t j = 0; j < ld; ++j) diagonal[j] = j < n ? shift / cost : 1;
-    return cholesky(Q, diagonal, S, 0, ld, out.U, out.inverse);
+    out.exact.rows = 0;
+    return out.exact.factor(Q, diagonal, S);
+  }
+
+ private:
+  /// The `count` rows of C that have a weight, times its root, in panels.
+  void weigh(const double* weight, int64_t count, double* to) const {
+    for (int64_t i = 0; i < dense; ++i) {
+      if (weight[i] == 0) continue;
+      const Vec root = splat(std::sqrt(weight[i]));
+      const double* from = C + i * ld;
+      for (int64_t j = 0; j < ld; j += kPanel<double>) {
+        const int64_t end = ld - j < kPanel<double> ? ld - j : kPanel<double>;
+        for (int64_t c = 0; c < end; c += kWidth) {
+          store(to + j * count + c, root * optl::OPTL_ISA::load(from + j + c));
+        }
+      }
+      to += kPanel<double>;
+    }
   }
 };
 
-/// Scratch of ActiveSet: the system of some rows as equalities, regularised and refined (IPM-11).
+/// The system of some rows as equalities, regularised and refined (IPM-11): Q dx + C_a' dual = r_x, C_a dx = r_row for
+/// the rows a with weight 1/delta, others having weight 0. r_x (padded) and r_row (0 at the others) are inputs.
 struct ActiveSet {
   Factor factor;
-  double *dx, *dual, *r_x, *r_row, *weight, *e_x, *e_row, *step, *moved, *new_x, *new_dual;
+  double *r_x, *r_row, *weight;
+  double *dx, *dual;                     // the solution
+  double *new_x, *new_dual, *new_moved;  // what the last step has led to; new_moved = C new_x, at all rows
 
   ActiveSet(const Program& q, Arena& arena) : factor(q.n, arena) {
-    dx = arena.take(q.ld), r_x = arena.take(q.ld), e_x = arena.take(q.ld), step = arena.take(q.ld);
-    new_x = arena.take(q.ld), dual = arena.take(q.N), r_row = arena.take(q.N), weight = arena.take(q.N);
-    e_row = arena.take(q.N), moved = arena.take(q.N), new_dual = arena.take(q.N);
+    for (double** v : {&r_x, &dx, &new_x, &e_x_, &step_}) *v = arena.take(q.ld);
+    for (double** v : {&r_row, &weight, &dual, &new_dual, &new_moved, &moved_, &e_row_}) *v = arena.take(q.N);
   }
 
-  /// Solve Q dx + C_a' dual = r_x, C_a dx = r_row for the rows a with weight = 1/delta, others having weight 0.
-  /// r_x (padded) and r_row (0 at the others) are inputs. The refinement starts at zero, so that a consistent
-  /// singular system ends at its solution of least norm. Returns the max-norm of the residual.
-  double solve(Program& q) {
-    for (int64_t j = 0; j < q.ld; ++j) dx[j] = 0, e_x[j] = r_x[j];
-    for (int64_t i = 0; i < q.N; ++i) dual[i] = 0, e_row[i] = r_row[i];
+  /// Factor and take the first step, which solves the system up to its regularisation. False if there is no factor.
+  bool start(Program& q) {
+    if (!q.factor(weight, factor)) return false;
+    for (int64_t j = 0; j < q.ld; ++j) dx[j] = 0, e_x_[j] = r_x[j];
+    for (int64_t i = 0; i < q.N; ++i) dual[i] = moved_[i] = 0, e_row_[i] = r_row[i];
+    step(q);
+    return true;
+  }
+
+  /// Refine, from zero and the first step on: so a consistent singular system ends at its solution of least norm.
+  /// Returns the max-norm of the residual.
+  double refine(const Program& q) {
     double best = rules::larger(largest(r_x, q.n), largest(r_row, q.N));
-    if (!q.factor(weight, factor)) return std::numeric_limits<double>::infinity();
-    for (int pass = 0; pass < rules::kRefinements; ++pass) {
-      for (int64_t i = 0; i < q.N; ++i) moved[i] = weight[i] * e_row[i];
-      q.adjoint(moved, step);
-      for (int64_t j = 0; j < q.ld; ++j) step[j] += e_x[j];
-      factor.solve(step);
-      q.rows(step, moved);
-      for (int64_t j = 0; j < q.ld; ++j) new_x[j] = dx[j] + step[j];
-      for (int64_t i = 0; i < q.N; ++i) new_dual[i] = dual[i] + weight[i] * (moved[i] - e_row[i]);
-      q.quadratic(new_x, e_x);
-      q.adjoint(new_dual, step);
-      q.rows(new_x, moved);
-      for (int64_t j = 0; j < q.ld; ++j) e_x[j] = r_x[j] - e_x[j] - step[j];
-      for (int64_t i = 0; i < q.N; ++i) e_row[i] = weight[i] != 0 ? r_row[i] - moved[i] : 0;
-      const double error = rules::larger(largest(e_x, q.n), largest(e_row, q.N));
-      if (!(error < best)) break;
-      for (int64_t j = 0; j < q.ld; ++j) dx[j] = new_x[j];
-      for (int64_t i = 0; i < q.N; ++i) dual[i] = new_dual[i];
+    for (int pass = 1;; ++pass) {
+      q.quadratic(new_x, e_x_);
+      q.adjoint(new_dual, step_);
+      for (int64_t j = 0; j < q.ld; ++j) e_x_[j] = r_x[j] - e_x_[j] - step_[j];
+      for (int64_t i = 0; i < q.N; ++i) e_row_[i] = weight[i] != 0 ? r_row[i] - new_moved[i] : 0;
+      const double error = rules::larger(largest(e_x_, q.n), largest(e_row_, q.N));
+      if (!(error < best)) return best;
+      std::copy(new_x, new_x + q.ld, dx);
+      std::copy(new_dual, new_dual + q.N, dual);
+      std::copy(new_moved, new_moved + q.N, moved_);
       const bool worthwhile = error < 0.5 * best;
       best = error;
-      if (!worthwhile || error == 0) break;
+      if (!worthwhile || error == 0 || pass == rules::kRefinements) return best;
+      step(q);
     }
-    return best;
+  }
+
+  /// Both; the residual is infinite where there is no factor.
+  double solve(Program& q) { return start(q) ? refine(q) : std::numeric_limits<double>::infinity(); }
+
+ private:
+  double *e_x_, *e_row_, *step_, *moved_;  // moved_ = C dx
+
+  /// From the kept solution and its residual e_ to a new one.
+  void step(const Program& q) {
+    for (int64_t i = 0; i < q.N; ++i) new_moved[i] = weight[i] * e_row_[i];
+    q.adjoint(new_moved, step_);
+    for (int64_t j = 0; j < q.ld; ++j) step_[j] += e_x_[j];
+    factor.solve(step_);
+    q.rows(step_, new_moved);
+    for (int64_t j = 0; j < q.ld; ++j) new_x[j] = dx[j] + step_[j];
+    for (int64_t i = 0; i < q.N; ++i) {
+      new_dual[i] = dual[i] + weight[i] * (new_moved[i] - e_row_[i]);
+      new_moved[i] += moved_[i];
+    }
   }
 };
 

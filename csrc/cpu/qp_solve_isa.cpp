@@ -7,13 +7,6 @@ namespace optl::OPTL_ISA {
 
 namespace {
 
-template <class T>
-bool finite(const T* v, int64_t count) {
-  T sum = 0;
-  for (int64_t i = 0; i < count; ++i) sum += 0 * v[i];
-  return sum == 0;
-}
-
 /// Every entry above -inf (sign 1) or below inf (sign -1); false for NaN.
 template <class T>
 bool bounded(const T* v, int64_t count, T sign) {

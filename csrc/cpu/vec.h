@@ -24,58 +24,115 @@ inline constexpr int kWidth = 4, kTileRows = 4, kTileVecs = 3;  // 12 of 16
 #else
 inline constexpr int kWidth = 2, kTileRows = 4, kTileVecs = 2;  // 8 of 16
 #endif
-/// Rows are padded with zeros to a multiple of this.
-inline constexpr int64_t kPad = kTileRows;
-inline constexpr int64_t padded(int64_t n) { return (n + kPad - 1) / kPad * kPad; }
+/// Rows are padded with zeros to a multiple of this: whole vectors, of floats too.
+inline constexpr int64_t kPad = 2 * kWidth;
+inline constexpr int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+inline constexpr int64_t padded(int64_t n) { return round_up(n, kPad); }
 
 #if defined(__GNUC__)
 typedef double Vec __attribute__((vector_size(kWidth * sizeof(double)), may_alias));
+typedef float FloatVec __attribute__((vector_size(kWidth * sizeof(double)), may_alias));
 inline Vec splat(double v) { return v - Vec{}; }  // v + 0 would cost an addition: it turns -0 into 0
+inline FloatVec splat(float v) { return v - FloatVec{}; }
 #else
-struct Vec {
-  double lane[kWidth];
-  Vec& operator+=(const Vec& o) { for (int i = 0; i < kWidth; ++i) lane[i] += o.lane[i]; return *this; }
-  Vec& operator-=(const Vec& o) { for (int i = 0; i < kWidth; ++i) lane[i] -= o.lane[i]; return *this; }
-  friend Vec operator*(Vec a, const Vec& b) { for (int i = 0; i < kWidth; ++i) a.lane[i] *= b.lane[i]; return a; }
-  friend Vec operator-(Vec a, const Vec& b) { a -= b; return a; }
-  double operator[](int i) const { return lane[i]; }
-  double& operator[](int i) { return lane[i]; }
+template <class S, int N>
+struct Lanes {
+  S lane[N];
+  Lanes& operator+=(const Lanes& o) { for (int i = 0; i < N; ++i) lane[i] += o.lane[i]; return *this; }
+  Lanes& operator-=(const Lanes& o) { for (int i = 0; i < N; ++i) lane[i] -= o.lane[i]; return *this; }
+  friend Lanes operator*(Lanes a, const Lanes& b) { for (int i = 0; i < N; ++i) a.lane[i] *= b.lane[i]; return a; }
+  friend Lanes operator-(Lanes a, const Lanes& b) { a -= b; return a; }
+  friend Lanes operator+(Lanes a, const Lanes& b) { a += b; return a; }
+  S operator[](int i) const { return lane[i]; }
+  S& operator[](int i) { return lane[i]; }
 };
+using Vec = Lanes<double, kWidth>;
+using FloatVec = Lanes<float, 2 * kWidth>;
 inline Vec splat(double v) { Vec r; for (int i = 0; i < kWidth; ++i) r.lane[i] = v; return r; }
+inline FloatVec splat(float v) { FloatVec r; for (int i = 0; i < 2 * kWidth; ++i) r.lane[i] = v; return r; }
 #endif
 
+/// The vector of a scalar type, and how many it holds.
+template <class S> struct Simd;
+template <> struct Simd<double> { typedef Vec Type; };
+template <> struct Simd<float> { typedef FloatVec Type; };
+template <class S>
+inline constexpr int kLanes = static_cast<int>(kWidth * sizeof(double) / sizeof(S));
+
 inline Vec load(const double* p) { Vec v; std::memcpy(&v, p, sizeof v); return v; }
+inline FloatVec load(const float* p) { FloatVec v; std::memcpy(&v, p, sizeof v); return v; }
 inline void store(double* p, const Vec& v) { std::memcpy(p, &v, sizeof v); }
+inline void store(float* p, const FloatVec& v) { std::memcpy(p, &v, sizeof v); }
+
+/// Doubles as a vector of either kind.
+template <class S>
+inline typename Simd<S>::Type load_as(const double* p) {
+  if constexpr (sizeof(S) == sizeof(double)) {
+    return load(p);
+  } else {
+    typename Simd<S>::Type v;
+    for (int l = 0; l < kLanes<S>; ++l) v[l] = static_cast<S>(p[l]);
+    return v;
+  }
+}
 
 /// a b + c, fused where the processor can: standard C++ does not let the compiler do it.
-inline Vec multiply_add(const Vec& a, const Vec& b, const Vec& c) {
+template <class V>
+inline V multiply_add(const V& a, const V& b, const V& c) {
 #if defined(__AVX512F__)
-  return _mm512_fmadd_pd(a, b, c);
+  if constexpr (sizeof(a[0]) == sizeof(double)) return _mm512_fmadd_pd(a, b, c);
+  else return _mm512_fmadd_ps(a, b, c);
 #elif defined(__FMA__)
-  return _mm256_fmadd_pd(a, b, c);
+  if constexpr (sizeof(a[0]) == sizeof(double)) return _mm256_fmadd_pd(a, b, c);
+  else return _mm256_fmadd_ps(a, b, c);
 #else
-  Vec out = c;
+  V out = c;
   out += a * b;
   return out;
 #endif
 }
 
 /// c - a b.
-inline Vec subtract_product(const Vec& a, const Vec& b, const Vec& c) {
+template <class V>
+inline V subtract_product(const V& a, const V& b, const V& c) {
 #if defined(__AVX512F__)
-  return _mm512_fnmadd_pd(a, b, c);
+  if constexpr (sizeof(a[0]) == sizeof(double)) return _mm512_fnmadd_pd(a, b, c);
+  else return _mm512_fnmadd_ps(a, b, c);
 #elif defined(__FMA__)
-  return _mm256_fnmadd_pd(a, b, c);
+  if constexpr (sizeof(a[0]) == sizeof(double)) return _mm256_fnmadd_pd(a, b, c);
+  else return _mm256_fnmadd_ps(a, b, c);
 #else
-  Vec out = c;
+  V out = c;
   out -= a * b;
   return out;
 #endif
 }
 
+/// Sums of the lanes of four vectors.
+template <class V>
+inline void sum_lanes(const V (&v)[4], double* out) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  if constexpr (sizeof(v[0][0]) == sizeof(double)) {
+    const __m256d low = _mm256_hadd_pd(v[0], v[1]), high = _mm256_hadd_pd(v[2], v[3]);
+    store(out, _mm256_permute2f128_pd(low, high, 0x20) + _mm256_permute2f128_pd(low, high, 0x31));
+    return;
+  } else {
+    const __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
+    const __m128 sums = _mm256_castps256_ps128(pairs) + _mm256_extractf128_ps(pairs, 1);
+    store(out, _mm256_cvtps_pd(sums));
+    return;
+  }
+#endif
+  for (int r = 0; r < 4; ++r) {
+    double sum = 0;
+    for (size_t l = 0; l < sizeof(V) / sizeof(v[0][0]); ++l) sum += static_cast<double>(v[r][l]);
+    out[r] = sum;
+  }
+}
+
 /// a'b over a padded length.
 inline double dot(const double* a, const double* b, int64_t n) {
-  Vec first = splat(0), second = splat(0);
+  Vec first = splat(0.0), second = splat(0.0);
   int64_t i = 0;
   for (; i + 2 * kWidth <= n; i += 2 * kWidth) {
     first = multiply_add(load(a + i), load(b + i), first);
@@ -98,16 +155,12 @@ inline void axpy(double scale, const double* a, double* out, int64_t n) {
 inline void multiply_rows(const double* a, int64_t rows, int64_t ld, const double* x, double* out) {
   int64_t i = 0;
   for (; i + 4 <= rows; i += 4, a += 4 * ld) {
-    Vec acc[4] = {splat(0), splat(0), splat(0), splat(0)};
+    Vec acc[4] = {splat(0.0), splat(0.0), splat(0.0), splat(0.0)};
     for (int64_t j = 0; j < ld; j += kWidth) {
       const Vec v = load(x + j);
       for (int r = 0; r < 4; ++r) acc[r] = multiply_add(load(a + r * ld + j), v, acc[r]);
     }
-    for (int r = 0; r < 4; ++r) {
-      double sum = 0;
-      for (int l = 0; l < kWidth; ++l) sum += acc[r][l];
-      out[i + r] = sum;
-    }
+    sum_lanes(acc, out + i);
   }
   for (; i < rows; ++i, a += ld) out[i] = dot(a, x, ld);
 }
@@ -127,13 +180,6 @@ inline void add_rows(const double* a, int64_t rows, int64_t ld, const double* v,
   for (; i < rows; ++i, a += ld) axpy(v[i], a, out, ld);
 }
 
-/// max |v|; 0 of nothing, NaN where there is one.
-inline double largest(const double* v, int64_t n) {
-  double most = 0;
-  for (int64_t i = 0; i < n; ++i) most = rules::larger(most, std::fabs(v[i]));
-  return most;
-}
-
 /// Elementwise a > b ? a : b, so that NaN in `a` is dropped; one instruction.
 inline Vec most(const Vec& a, const Vec& b) {
 #if defined(__AVX512F__)
@@ -147,11 +193,39 @@ inline Vec most(const Vec& a, const Vec& b) {
 #endif
 }
 
-inline Vec absolute(const Vec& v) { return most(v, splat(0) - v); }
+inline Vec absolute(const Vec& v) { return most(v, splat(0.0) - v); }
+
+/// Whether every entry is a number; 0 * v is NaN for those that are not.
+template <class S>
+inline bool finite(const S* v, int64_t n) {
+  auto sum = splat(S(0));
+  const auto zero = sum;
+  int64_t i = 0;
+  for (; i + kLanes<S> <= n; i += kLanes<S>) sum = multiply_add(zero, load(v + i), sum);
+  S total = 0;
+  for (; i < n; ++i) total += 0 * v[i];
+  for (int l = 0; l < kLanes<S>; ++l) total += sum[l];
+  return total == 0;
+}
+
+/// max |v|; 0 of nothing, NaN where there is one or an infinity.
+inline double largest(const double* v, int64_t n) {
+  Vec lane = splat(0.0), sum = lane;
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) {
+    const Vec next = load(v + i);
+    lane = most(absolute(next), lane);
+    sum = multiply_add(splat(0.0), next, sum);
+  }
+  double top = 0, check = 0;
+  for (int l = 0; l < kWidth; ++l) top = rules::most(lane[l], top), check += sum[l];
+  for (; i < n; ++i) top = rules::most(std::fabs(v[i]), top), check += 0 * v[i];
+  return top + check;
+}
 
 /// max |a_i| b_i for b >= 0, over a padded length; and out_i <- max(out_i, scale |a_i|) on the way.
 inline double largest_scaled(const double* a, const double* b, double scale, double* out, int64_t n) {
-  Vec lane = splat(0);
+  Vec lane = splat(0.0);
   const Vec factor = splat(scale);
   for (int64_t i = 0; i < n; i += kWidth) {
     const Vec v = absolute(load(a + i));

@@ -18,8 +18,9 @@ from .reference_program import DELTA, RHO, Program, active_set_solve, build, lar
 
 __all__ = ["qp_backward", "qp_kkt", "qp_solve"]
 
-MARGIN = 0.1  # how far from 1/2 every indicator -ds/s must be before an active set is tried
-FLIPS = 2  # corrections of a tried active set
+MARGIN = 0.1  # a row is unclear while its indicator -ds/s is this near to 1/2
+UNCLEAR = 0.05  # an active set is tried once no larger part of the inequalities is unclear
+FLIPS = 6  # corrections of a tried active set, as long as each halves the wrong rows
 POLISHED = 1e-11  # residual a polished solution must have
 SIGN = 1e-12  # a multiplier or slack this little below zero, relative, is zero
 WEAK = 1e-10  # a multiplier this small, relative, makes its row weakly active, that is inactive
@@ -110,6 +111,7 @@ def _interior_point(program: Program, eps: float, max_steps: int, polish: bool):
     unbounded = torch.zeros_like(status, dtype=torch.bool)  # a ray was found; what is left to see is a feasible point
     ray = Iterate(*map(torch.zeros_like, it))
     refused = torch.full_like(program.present, -1, dtype=torch.int8)  # the active set tried last, to no avail
+    allowed = UNCLEAR * program.inequality.sum(-1)  # rows that may be unclear in the next one
     for step in range(max_steps + 1):
         r = residuals(program, it)
         running = status == RUNNING
@@ -132,9 +134,11 @@ def _interior_point(program: Program, eps: float, max_steps: int, polish: bool):
         if polish:
             indicator = torch.where(program.inequality, -affine.s / torch.where(program.inequality, it.s, 1.0), 1.0)
             guess = program.equality | (program.inequality & (indicator > 0.5))
-            clear = ((indicator - 0.5).abs() > MARGIN).all(-1) & (guess != refused).any(-1)
+            unclear = (~((indicator - 0.5).abs() > MARGIN)).sum(-1)
+            clear = (unclear <= allowed) & (guess != refused).any(-1)
             it, accepted = _polish(program, it, running & clear, guess, torch.full_like(r.worst, POLISHED), FLIPS)
             refused = choose(clear, guess.to(torch.int8), refused)
+            allowed = torch.where(clear, unclear / 2, allowed)
             status = torch.where(accepted, torch.where(unbounded, Status.DUAL_INFEASIBLE, Status.SOLVED), status)
             running = running & ~accepted
         move = _direction(program, factor, it, r, _corrected(program, it, affine, r, lagging), lagging)
@@ -293,15 +297,20 @@ def _polish(program: Program, it: Iterate, wanted: Tensor, active: Tensor, toler
         part, x, active, tolerance = program.take(index), it.x[index], active[index], tolerance[index]
         best = Iterate(x, it.dual[index], it.s[index])
         accepted = torch.zeros_like(index, dtype=torch.bool)
+        trying, before = ~accepted, torch.full_like(index, active.shape[-1] + 1)
         for _ in range(flips + 1):
             dx, dual, _ = active_set_solve(part, active, -part.p - part.quadratic(x), part.c - part.rows(x))
             s = torch.where(part.inequality & ~active, part.c - part.rows(x + dx), 0.0)
             wrong = part.inequality & ((dual < -SIGN * (1 + largest(dual))) | (s < -SIGN * (1 + part.c.abs())))
             trial = Iterate(x + dx, torch.where(part.inequality, dual.clamp(min=0), dual), s.clamp(min=0))
-            good = ~accepted & (residuals(part, trial).worst <= tolerance).squeeze(-1)
+            good = trying & (residuals(part, trial).worst <= tolerance).squeeze(-1)
             best = choose(good, trial, best)
             accepted = accepted | good
-            active = active ^ wrong
+            count = wrong.sum(-1)
+            trying = trying & ~good & (count > 0) & (2 * count <= before)
+            if surely_none(trying):
+                break
+            active, before = active ^ wrong, count
         taken = torch.zeros_like(wanted).index_put((index,), accepted)
         return Iterate(*(old.index_put((index,), new) for old, new in zip(it, best, strict=True))), taken
 
