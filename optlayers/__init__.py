@@ -5,7 +5,16 @@ Solvers find points, `implicit` differentiates points, `functional` joins the tw
 
 from . import linear_solve, optim, projection, prox
 from ._base.status import Solution, SolveError, Status
-from .functional import ClosestQPSolution, QPSolution, fixed_point, root, solve_closest_qp, solve_qp
+from .functional import (
+    ClosestQPSolution,
+    ConeSolution,
+    QPSolution,
+    fixed_point,
+    root,
+    solve_closest_qp,
+    solve_cone,
+    solve_qp,
+)
 from .implicit import Implicit, ImplicitModule, OneStep, Unroll, custom_fixed_point, custom_root, root_jvp, root_vjp
 from .layers import LML, Entmax, FixedPointLayer, QPLayer, Softmax, Sparsemax
 from .optim import (
@@ -28,7 +37,7 @@ from .optim import (
     recover_state_dict,
     stop_gradient,
 )
-from .solvers import Anderson, Bisection, Broyden, Clarabel, InteriorPoint, Newton, Picard
+from .solvers import SCS, Anderson, Bisection, Broyden, Clarabel, Cones, InteriorPoint, Newton, Picard
 
 __version__ = "0.1.0"
 
@@ -77,15 +86,19 @@ __all__ = [  # noqa: RUF022 - by floor
     "Bisection",
     "Broyden",
     "Clarabel",
+    "Cones",
     "InteriorPoint",
     "Newton",
     "Picard",
+    "SCS",
     # problem in, differentiable solution out
     "ClosestQPSolution",
+    "ConeSolution",
     "QPSolution",
     "fixed_point",
     "root",
     "solve_closest_qp",
+    "solve_cone",
     "solve_qp",
     # layers
     "Entmax",

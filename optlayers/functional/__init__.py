@@ -1,8 +1,18 @@
 """Problem in, differentiable solution out."""
 
 from .closest import ClosestQPSolution, solve_closest_qp
+from .cone import ConeSolution, solve_cone
 from .fixed_point import fixed_point
 from .qp import QPSolution, solve_qp
 from .root import root
 
-__all__ = ["ClosestQPSolution", "QPSolution", "fixed_point", "root", "solve_closest_qp", "solve_qp"]
+__all__ = [
+    "ClosestQPSolution",
+    "ConeSolution",
+    "QPSolution",
+    "fixed_point",
+    "root",
+    "solve_closest_qp",
+    "solve_cone",
+    "solve_qp",
+]

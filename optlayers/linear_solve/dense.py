@@ -61,13 +61,13 @@ class LU(DenseSolver):
     """LU with partial pivoting: any square ``A``. Derivatives of a direct call are exact, at any order."""
 
     def factor(self, matrix: Tensor, rhs: Tensor) -> tuple[Substitution, Tensor]:
-        with _one_thread(matrix):
+        with one_thread(matrix):
             lu, pivots, info = torch.linalg.lu_factor_ex(matrix)
         return lambda r: torch.linalg.lu_solve(lu, pivots, r), info != 0
 
 
 @contextmanager
-def _one_thread(matrix: Tensor) -> Iterator[None]:
+def one_thread(matrix: Tensor) -> Iterator[None]:
     """A batch of LU factorizations on several CPU threads has invalid pivots, or hangs, from N = 150 on (torch 2.13).
 
     Under vmap the batch does not show in the shape, so that size and device alone decide.

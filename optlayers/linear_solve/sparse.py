@@ -16,29 +16,30 @@ ACCURACY = 1e-9  # relative residual up to which refinement counts as converged
 
 
 class SaddleFactor:
-    r"""A factorization of ``K = [[Q, C'], [C, 0]]``, with ``Q`` positive semidefinite on the null space of ``C``.
+    r"""A factorization of ``K = [[Q, C'], [C, -D]]``, with ``Q`` positive semidefinite on the null space of ``C``.
 
-    Scaled by ``D`` and with ``diag(r I, -r I)`` added, ``K`` is quasidefinite: an LU factorization without pivoting
+    Scaled and with ``diag(r I, -r I)`` added, ``K`` is quasidefinite: an LU factorization without pivoting
     exists in any order (Vanderbei, 1995). Iterative refinement on ``K`` itself, from zero, removes ``r``; on a singular
     but consistent system it ends at the solution of least norm, in scaled units.
 
     Args:
         Q: ``(n, n)`` symmetric.
         C: ``(m, n)``; rows may be dependent.
-        scale: ``(n + m,)`` the diagonal of ``D``, see :func:`equilibration`.
+        scale: ``(n + m,)`` the scale of the unknowns, see :func:`equilibration`.
+        D: ``(m,)`` a nonnegative diagonal; zero if not given. With one, ``Q`` must be positive semidefinite.
 
     Raises:
         RuntimeError: the regularized matrix is singular to rounding.
     """
 
-    def __init__(self, Q: SparseArray, C: SparseArray, scale: np.ndarray):
+    def __init__(self, Q: SparseArray, C: SparseArray, scale: np.ndarray, D: np.ndarray | None = None):
         self.scale = scale
-        self.matrix = _scaled(_saddle(Q, C), scale)
+        self.matrix = _scaled(_saddle(Q, C, D), scale)
         self.shift = np.r_[np.full(Q.shape[0], REGULARIZATION), np.full(C.shape[0], -REGULARIZATION)]
         self.factor = BorderedLU(sp.csc_array(self.matrix + sp.diags_array(self.shift)))
 
     def proximal(self, rhs: np.ndarray) -> np.ndarray:
-        """Solve with the regularized matrix ``K + r diag(I, -I) / D^2``."""
+        """Solve with the regularized matrix ``K + r diag(I, -I) / scale^2``."""
         return self.scale * self._regularized(self.scale * rhs)
 
     def _regularized(self, rhs: np.ndarray) -> np.ndarray:
@@ -53,9 +54,9 @@ class SaddleFactor:
 
         Where that is above 1e-9 the system is inconsistent, or rounding makes it so, and ``u`` its least-squares
         solution of least norm. The null space of ``K`` consists of ``(v, 0)`` with ``Qv = Cv = 0`` and ``(0, w)`` with
-        ``C'w = 0``; on both parts the regularization is a multiple of the identity. So the residual of refinement tends
-        to the component of the right-hand side in the null space, and the same iteration on a solution finds what must
-        be taken from it for least norm.
+        ``C'w = Dw = 0``; on both parts the regularization is a multiple of the identity. So the residual of refinement
+        tends to the component of the right-hand side in the null space, and the same iteration on a solution finds what
+        must be taken from it for least norm.
         """
         rhs = self.scale * rhs
         u, residual = self._refine(rhs, self.factor.solve)
@@ -135,9 +136,9 @@ def is_positive_semidefinite(Q: SparseArray) -> bool:
         return False
 
 
-def equilibration(Q: SparseArray, C: SparseArray) -> np.ndarray:
-    """Powers of two ``D`` that bring the columns of ``D K D`` near max-norm one (Ruiz, 2001)."""
-    K = abs(_saddle(Q, C))
+def equilibration(Q: SparseArray, C: SparseArray, D: np.ndarray | None = None) -> np.ndarray:
+    """Powers of two that bring the columns of the scaled matrix near max-norm one (Ruiz, 2001)."""
+    K = abs(_saddle(Q, C, D))
     scale = np.ones(K.shape[0])
     for _ in range(5):
         norm = _scaled(K, scale).max(axis=0).toarray().ravel()
@@ -145,8 +146,9 @@ def equilibration(Q: SparseArray, C: SparseArray) -> np.ndarray:
     return np.exp2(np.round(np.log2(scale)))
 
 
-def _saddle(Q: SparseArray, C: SparseArray) -> SparseArray:
-    return sp.csc_array(sp.block_array([[Q, C.T], [C, sp.csr_array((C.shape[0], C.shape[0]))]]))
+def _saddle(Q: SparseArray, C: SparseArray, D: np.ndarray | None) -> SparseArray:
+    corner = sp.csr_array((C.shape[0], C.shape[0])) if D is None else sp.csr_array(sp.diags_array(-D))
+    return sp.csc_array(sp.block_array([[Q, C.T], [C, corner]]))
 
 
 def _scaled(K: SparseArray, scale: np.ndarray) -> SparseArray:

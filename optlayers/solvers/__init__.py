@@ -3,6 +3,8 @@
 from .anderson import Anderson
 from .bisection import Bisection
 from .broyden import Broyden
+from .conic import Cones
+from .conic_scs import SCS
 from .interior_point import InteriorPoint
 from .iterative import FixedPointSolver, IterativeSolver, RootSolver
 from .newton import Newton
@@ -10,10 +12,12 @@ from .picard import Picard
 from .sparse import Clarabel
 
 __all__ = [
+    "SCS",
     "Anderson",
     "Bisection",
     "Broyden",
     "Clarabel",
+    "Cones",
     "FixedPointSolver",
     "InteriorPoint",
     "IterativeSolver",

@@ -11,6 +11,8 @@ import scipy.sparse as sp
 
 from .._base.pattern import SparseArray
 from .._base.status import Status
+from .conic import ConePoint, ConeProgram
+from .conic_clarabel import solve_cones
 
 
 class SparseProgram(NamedTuple):
@@ -52,10 +54,11 @@ class SparseSolver(Protocol):
 
 @dataclass(frozen=True)
 class Clarabel:
-    """The interior-point solver Clarabel, for sparse programs; needs the package `clarabel`.
+    """The interior-point solver Clarabel, for sparse quadratic and for cone programs; needs the package `clarabel`.
 
-    Its answer is where the search for the exact active set starts, so its own tolerance is far below `eps`; how near it
-    comes to that does not matter.
+    Its answer is where the search for the exact active set, or Newton's method, starts, so its own tolerance is far
+    below `eps`; how near it comes to that does not matter. The samples of a batch run on ``torch.get_num_threads()``
+    threads.
 
     Args:
         eps: what the relative residuals of the final point must not exceed for the sample to count as solved. Where the
@@ -71,17 +74,7 @@ class Clarabel:
 
     def __call__(self, program: SparseProgram) -> SparsePoint:
         """Solve one program; releases the interpreter lock meanwhile."""
-        try:
-            clarabel: Any = importlib.import_module("clarabel")  # lazily: an optional dependency without type stubs
-        except ImportError as error:
-            raise ImportError(
-                "ol.Clarabel needs the package clarabel: pip install optlayers[cvxpy], or pass another sparse solver."
-            ) from error
-        settings = clarabel.DefaultSettings()
-        settings.verbose = False
-        settings.max_threads = 1  # the samples of a batch are what runs in parallel
-        settings.max_iter = self.max_steps
-        settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = 1e-6 * self.eps
+        clarabel, settings = self._settings(1e-6 * self.eps)
         Q, p, E, e, C, c = program
         cones = [clarabel.ZeroConeT(len(e)), clarabel.NonnegativeConeT(len(c))]
         upper, rows = sp.triu(Q, format="csc"), sp.vstack([E, C], format="csc")
@@ -95,3 +88,22 @@ class Clarabel:
         }
         status = outcome.get(found.status, Status.NUMERICAL_ERROR)
         return SparsePoint(x, multipliers[: len(e)], multipliers[len(e) :], status, found.iterations)
+
+    def solve_cones(self, program: ConeProgram) -> ConePoint:
+        """Solve a batch of cone programs."""
+        return solve_cones(*self._settings(1e-3 * self.eps), program)
+
+    def _settings(self, tolerance: float) -> tuple[Any, Any]:
+        """The module, and its settings for so small a tolerance."""
+        try:
+            clarabel: Any = importlib.import_module("clarabel")  # lazily: an optional dependency without type stubs
+        except ImportError as error:
+            raise ImportError(
+                "ol.Clarabel needs the package clarabel: pip install optlayers[cvxpy], or pass another solver."
+            ) from error
+        settings = clarabel.DefaultSettings()
+        settings.verbose = False
+        settings.max_threads = 1  # the samples of a batch are what runs in parallel
+        settings.max_iter = self.max_steps
+        settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = tolerance
+        return clarabel, settings

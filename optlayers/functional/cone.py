@@ -1,0 +1,124 @@
+"""Cone programs: a batch of them to a differentiable solution."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._base.loop import can_read
+from .._base.pattern import Matrix
+from .._base.status import Status, solve_error
+from ..implicit import Adjoint, Implicit
+from ..implicit.opaque import opaque
+from ..implicit.rule import attach
+from ..solvers import Clarabel
+from ..solvers.conic import Cones, ConeSolver
+from .cone_blocks import project
+from .cone_data import cone_data, without_absent
+from .cone_point import Point, find_point
+from .cone_rule import cone_rule
+
+
+class ConeSolution(NamedTuple):
+    """Solutions of a batch of cone programs; ``x``, ``s`` and ``z`` are differentiable.
+
+    Attributes:
+        x: ``(*, n)`` the minimizer.
+        s: ``(*, m)`` slacks ``b - Ax``, in the cones.
+        z: ``(*, m)`` multipliers, in the dual cones: free for the rows of the zero cone.
+        status: ``(*)`` int64, one :class:`~optlayers.Status` per sample.
+        iterations: ``(*)`` int64, those of the solver.
+        residuals: ``(*, 2)`` relative residuals, primal and dual; complementarity is exact.
+    """
+
+    x: Tensor
+    s: Tensor
+    z: Tensor
+    status: Tensor
+    iterations: Tensor
+    residuals: Tensor
+
+
+def solve_cone(
+    P: Matrix | None,
+    q: Tensor,
+    A: Matrix,
+    b: Tensor,
+    cones: Cones,
+    *,
+    solver: ConeSolver = Clarabel(),
+    adjoint: Adjoint = Implicit(),
+    throw: bool = True,
+) -> ConeSolution:
+    r"""Solve a batch of convex cone programs.
+
+    .. math:: \min_x\ \tfrac12 x^\top P x + q^\top x \quad\text{s.t.}\quad Ax + s = b,\; s \in \mathcal K
+
+    .. math:: Px + q + A^\top z = 0, \quad z \in \mathcal K^*, \quad s^\top z = 0
+
+    Differentiable in every tensor argument, in both modes, at any order, in ``x``, ``s`` and ``z``. An argument without
+    batch dimensions is shared by the batch, and its gradient is the sum over it. The solver's point is refined to
+    rounding accuracy before it is differentiated. All is computed in float64; solvers run on the CPU, which tensors on
+    another device are copied to and from.
+
+    Where the solution is not differentiable, or not unique, the derivative is a selection, as for
+    :func:`~optlayers.solve_qp`: that of the projection onto the cones, and the least-squares solution of least norm
+    with a warning where no derivative exists.
+
+    ``P`` and ``A`` may be sparse: torch CSR and CSC tensors, two-dimensional (shared) or batched on one pattern, or
+    scipy matrices, which are constants. The gradient of a sparse tensor has its pattern.
+
+    Args:
+        P: ``(*, n, n)`` positive semidefinite, only its symmetric part enters; None for a linear objective.
+        q: ``(*, n)``.
+        A: ``(*, m, n)``, rows in the order of the cones.
+        b: ``(*, m)``; of rows with ``s >= 0`` it may be ``inf``.
+        cones: :class:`~optlayers.Cones`, what ``s`` is in.
+        solver: the algorithm and its tolerance: :class:`~optlayers.Clarabel` or :class:`~optlayers.SCS`.
+        adjoint: :class:`~optlayers.Implicit`.
+        throw: raise :class:`~optlayers.SolveError` if a sample fails. Otherwise, and where values cannot be read
+            (vmap, torch.func), a failed sample has NaN in ``x``, zero gradient, and its reason in ``status``.
+            Certificates, scaled to a largest entry of one, are in ``z`` (PRIMAL_INFEASIBLE: ``A'z = 0``, ``b'z < 0``)
+            and in ``s`` (DUAL_INFEASIBLE: ``s = -Ad`` for a direction of descent ``d``); all else of failed samples is
+            NaN.
+
+    Returns:
+        :class:`ConeSolution`, with the dtype and device of the arguments.
+
+    Raises:
+        TypeError: an argument is no tensor, or no matrix.
+        ValueError: shapes, dtypes or devices that do not fit.
+        SolveError: a sample is infeasible, unbounded, invalid or did not converge, and ``throw`` is set.
+
+    References: Agrawal et al., "Differentiating through a cone program" (2019); Goulart and Chen, "Clarabel" (2024).
+    """
+    if not isinstance(adjoint, Implicit):
+        raise ValueError(f"solve_cone: adjoint is {adjoint!r}; cone programs are differentiated by ol.Implicit(...).")
+    structure, batch, tensors, absent, dtype = cone_data(P, q, A, b, cones)
+    P, q, A, b = tensors
+    if not can_read(absent) or absent.any():
+        A, b = without_absent(structure, A, b, absent)
+    count = batch.numel()
+    point = Point(*opaque(lambda size, data: find_point(structure, solver, size, data), count, [P, q, A, b]))
+    status, iterations = point.status.long(), point.iterations.long()
+    solved = status == int(Status.SOLVED)
+    readable = can_read(solved)
+    if throw and readable and not solved.all():
+        raise solve_error("solve_cone", status.reshape(batch), point.residuals.reshape(*batch, 2))
+
+    keep = solved.unsqueeze(-1)
+    all_solved = readable and bool(solved.all())
+    data = [P, q, A, b]
+    if not all_solved:  # whatever is in the data of failed samples (NaN, say) must not reach a gradient
+        data = [torch.where(keep, value, 0.0) for value in data]
+    x, v = attach(cone_rule(structure, adjoint), [point.x, point.v], [*data, point.w])
+    scaled = project(cones, v)
+    s, z = scaled / point.w, point.w * (scaled - v)
+    s = torch.where(absent, torch.inf, s)
+    if not all_solved:
+        x = torch.where(keep, x, torch.nan)
+        s, z = torch.where(keep, s, point.s), torch.where(keep, z, point.z)
+    values = [*(value.to(dtype) for value in (x, s, z)), status, iterations, point.residuals.to(dtype)]
+    return ConeSolution(*(value.reshape((*batch, *value.shape[1:])) for value in values))

@@ -1,0 +1,122 @@
+"""The data of a batch of cone programs: checked, in float64, matrices as values on a pattern, one batch dimension."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._base.checks import broadcast_batch, check_shape, check_tensors
+from .._base.pattern import Matrix, Pattern, is_sparse, read
+from ..solvers.conic import Cones
+
+ABSENT = 1e18  # a row with s >= 0 and so large a right-hand side is no constraint: data files write 1e20 for infinity
+
+
+class Full(Pattern):
+    """The pattern of a dense matrix, whose products are those of dense matrices."""
+
+    def __init__(self, shape: tuple[int, int]):
+        rows, cols = np.indices(shape).reshape(2, -1)
+        super().__init__(rows, cols, shape)
+
+    def mv(self, values: Tensor, x: Tensor) -> Tensor:
+        return (self.dense(values) @ x.unsqueeze(-1)).squeeze(-1)
+
+    def transposed(self) -> Pattern:
+        return _Transposed(self)
+
+    def dense(self, values: Tensor) -> Tensor:
+        return values.unflatten(-1, self.shape)
+
+
+class _Transposed(Full):
+    """The transpose of a dense matrix whose values are in the order of the matrix itself."""
+
+    def __init__(self, base: Full):
+        Pattern.__init__(self, base.cols, base.rows, (base.shape[1], base.shape[0]))
+        self.base = base
+
+    def transposed(self) -> Pattern:
+        return self.base
+
+    def dense(self, values: Tensor) -> Tensor:
+        return self.base.dense(values).mT
+
+
+class Structure(NamedTuple):
+    """What the samples of a batch have in common."""
+
+    cones: Cones
+    on_P: Pattern
+    on_A: Pattern
+
+    @property
+    def dense(self) -> bool:
+        """Whether linear systems are dense: matrices were given so, or there is little to gain."""
+        m, n = self.on_A.shape
+        given = isinstance(self.on_P, Full) or isinstance(self.on_A, Full)
+        return given or m + n <= 100
+
+
+class ConeData(NamedTuple):
+    """Checked arguments: tensors are ``P (*, nnz), q (*, n), A (*, nnz), b (*, m)``, `*` being the batch size or 1."""
+
+    structure: Structure
+    batch: torch.Size
+    tensors: list[Tensor]
+    absent: Tensor  # (*, m) bool: rows that are no constraint
+    dtype: torch.dtype
+
+
+def cone_data(P: Matrix | None, q: Tensor, A: Matrix, b: Tensor, cones: Cones) -> ConeData:
+    """Check the arguments of :func:`solve_cone` and bring them into one form."""
+    if not isinstance(cones, Cones):
+        raise TypeError(f"solve_cone: cones is a {type(cones).__name__}; expected ol.Cones(...).")
+    check_tensors("solve_cone", {"q": q, "b": b})
+    check_shape("solve_cone", "q", q, ("n",))
+    n, m = q.shape[-1], cones.rows
+    check_shape("solve_cone", "b", b, (m,), f"since cones has {m} rows")
+    on_A, values_A = _read("A", A, q, (m, n), f"since cones has {m} rows and q has {n} entries")
+    on_P, values_P = Pattern(np.zeros(0, int), np.zeros(0, int), (n, n)), q.new_zeros(0)
+    if P is not None:
+        on_P, values_P = _read("P", P, q, (n, n), f"since q has {n} entries")
+    named: dict[str, Tensor | None] = {"P": values_P, "q": q, "A": values_A, "b": b}
+    dtype, device = check_tensors("solve_cone", named)
+    tensors = [values_P, q, values_A, b]
+    if device.type != "cpu" and not all(isinstance(on, Full) or not len(on.rows) for on in (on_P, on_A)):
+        raise ValueError(f"solve_cone: sparse matrices must be on the CPU; got tensors on {device}. Move them first.")
+    batch = broadcast_batch("solve_cone", {name: (values, 1) for name, values in zip(named, tensors, strict=True)})
+    flat = [_flatten(tensor, batch) for tensor in tensors]
+    structure = Structure(cones, on_P, on_A)
+    *rest, b = [tensor.double() for tensor in flat]
+    inside = torch.zeros(m, dtype=torch.bool, device=device)
+    inside[cones.zero : cones.zero + cones.nonneg] = True
+    absent = inside & (b.detach() >= ABSENT)
+    return ConeData(structure, batch, [*rest, b], absent, dtype)
+
+
+def _read(name: str, matrix: Any, like: Tensor, shape: tuple[int, int], because: str) -> tuple[Pattern, Tensor]:
+    if not isinstance(matrix, Tensor) and not is_sparse(matrix):
+        raise TypeError(
+            f"solve_cone: {name} is a {type(matrix).__name__}; expected a torch tensor, or a scipy sparse matrix."
+        )
+    check_shape("solve_cone", name, matrix, shape, because)
+    if is_sparse(matrix):
+        return read("solve_cone", name, matrix, like)
+    return Full(shape), matrix.flatten(-2)
+
+
+def _flatten(tensor: Tensor, batch: torch.Size) -> Tensor:
+    leading, size = tensor.shape[:-1], tensor.shape[-1:]
+    if leading.numel() == 1:
+        return tensor.reshape(1, *size)
+    return tensor.expand(*batch, *size).reshape(batch.numel(), *size)
+
+
+def without_absent(structure: Structure, A: Tensor, b: Tensor, absent: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows that are no constraint as ``0'x + s = 1``."""
+    rows = torch.from_numpy(structure.on_A.rows).to(A.device)
+    return torch.where(absent[..., rows], 0.0, A), torch.where(absent, 1.0, b)
