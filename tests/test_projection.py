@@ -139,6 +139,19 @@ CASES = [
     Case("exponential", projection.exponential, outside_exponential, shape=(3,)),
     Case("dual", projection.dual(projection.exponential), outside_exponential_dual, shape=(3,)),
     Case("power", projection.power, outside_power, (torch.tensor(0.3, dtype=F64),), shape=(3,)),
+    Case(
+        "transport",
+        lambda x, a, b: projection.transport(x, (a / a.sum(-1, keepdim=True), b / b.sum(-1, keepdim=True))),
+        lambda y, a, b: below(-y, (y.sum(-1) - a / a.sum(-1)).abs(), (y.sum(-2) - b / b.sum(-1)).abs()),
+        (rand(3, seed=9) + 0.1, rand(4, seed=10) + 0.1),
+        shape=(3, 4),
+    ),
+    Case(
+        "birkhoff",
+        projection.birkhoff,
+        lambda y: below(-y, (y.sum(-1) - 1).abs(), (y.sum(-2) - 1).abs()),
+        shape=(4, 4),
+    ),
     Case("psd", projection.psd, outside_psd, shape=(4, 4)),
     Case(
         "nuclear_ball",

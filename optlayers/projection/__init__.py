@@ -3,6 +3,7 @@
 from .affine import affine, halfspace, hyperplane, polyhedron
 from .balls import box, hypercube, l2_ball, l2_sphere, linf_ball
 from .cones import dual, exponential, nonneg, power, second_order, zero
+from .couplings import birkhoff, transport
 from .isotonic import isotonic
 from .matrices import nuclear_ball, psd
 from .sections import box_section, capped_simplex
@@ -10,6 +11,7 @@ from .simplices import l1_ball, l1_sphere, simplex, sparse_simplex
 
 __all__ = [
     "affine",
+    "birkhoff",
     "box",
     "box_section",
     "capped_simplex",
@@ -32,5 +34,6 @@ __all__ = [
     "second_order",
     "simplex",
     "sparse_simplex",
+    "transport",
     "zero",
 ]
