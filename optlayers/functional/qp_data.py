@@ -42,6 +42,13 @@ class Batch(NamedTuple):
             return tensors
         return [tensor.reshape((*self.shape, *tensor.shape[1:])) for tensor in tensors]
 
+    def takes(self, leading: torch.Size) -> bool:
+        """Whether something with these batch dimensions broadcasts to the batch."""
+        try:
+            return torch.broadcast_shapes(leading, self.shape) == self.shape
+        except RuntimeError:
+            return False
+
     def shares(self, tensor: Tensor, own: int) -> bool:
         """Whether one value of an argument is that of all samples, which are several."""
         leading = tensor.shape[:-own]

@@ -69,12 +69,15 @@ class QPLayer(nn.Module):
         self.throw = throw
         self.closest = closest
 
-    def forward(self, *args: Tensor, **data: Tensor) -> Tensor:
+    def forward(self, *args: Tensor, init: QPSolution | None = None, **data: Tensor) -> Tensor:
         """The minimizer ``x (*, n)``; the missing data by keyword, or by position if there is one."""
-        return self.solve(*args, **data).x
+        return self.solve(*args, init=init, **data).x
 
-    def solve(self, *args: Tensor, **data: Tensor) -> QPSolution | ClosestQPSolution:
-        """The whole :class:`~optlayers.QPSolution`, or :class:`~optlayers.ClosestQPSolution` with ``closest``."""
+    def solve(self, *args: Tensor, init: QPSolution | None = None, **data: Tensor) -> QPSolution | ClosestQPSolution:
+        """The whole :class:`~optlayers.QPSolution`, or :class:`~optlayers.ClosestQPSolution` with ``closest``.
+
+        `init` is the solution of a similar program, for a warm start as in :func:`~optlayers.solve_qp`.
+        """
         if args:
             data = {**self._positional(args, data), **data}
         for name in data:
@@ -83,8 +86,12 @@ class QPLayer(nn.Module):
             if getattr(self, name) is not None:
                 raise TypeError(f"QPLayer: {name} was given to the constructor and again to the call.")
         held: dict[str, Any] = {name: getattr(self, name) for name in _NAMES}
-        solve = solve_closest_qp if self.closest else solve_qp
-        return solve(**{**held, **data}, solver=self.solver, adjoint=self.adjoint, throw=self.throw)
+        options = {"solver": self.solver, "adjoint": self.adjoint, "throw": self.throw}
+        if not self.closest:
+            return solve_qp(**{**held, **data}, **options, init=init)
+        if init is not None:
+            raise ValueError("QPLayer: init is given to a layer with closest=True; expected None. Leave it out.")
+        return solve_closest_qp(**{**held, **data}, **options)
 
     def _positional(self, args: tuple[Tensor, ...], data: dict[str, Tensor]) -> dict[str, Tensor]:
         present = {name for name in _NAMES if getattr(self, name) is not None} | set(data)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._base.loop import can_read
 from .._native import ops, reference
+from .warm_start import Guess, solve_warm
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,15 @@ class InteriorPoint:
         """`eps`, or the default of the dtype."""
         return self.eps if self.eps is not None else (1e-9 if dtype == torch.float64 else 1e-5)
 
-    def __call__(self, data: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Solve for ``(Q, p, G, h, A, b, lb, ub)``, each with one batch dimension; see :func:`ops.qp_solve`."""
-        return ops.qp_solve(*data, eps=self.tolerance(data[0].dtype), max_steps=self.max_steps)
+    def __call__(self, data: Sequence[Tensor], guess: Guess | None = None) -> Sequence[Tensor]:
+        """Solve for ``(Q, p, G, h, A, b, lb, ub)``, each with one batch dimension; see :func:`ops.qp_solve`.
+
+        A guess is looked at where values can be read, and then by :func:`solve_warm`.
+        """
+        eps = self.tolerance(data[0].dtype)
+        if guess is not None and can_read(guess.x) and can_read(data[0]):
+            return solve_warm(self, data, guess, eps)
+        return ops.qp_solve(*data, eps=eps, max_steps=self.max_steps)
 
     def unrolled(self, data: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The same in plain torch operations, on the tape and without the polish, which would leave it."""
