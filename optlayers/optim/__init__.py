@@ -21,6 +21,7 @@ from .meta import (
 from .moments import scale_by_adam, scale_by_adamax, scale_by_adan, scale_by_nadam, scale_by_radam
 from .momentum import scale_by_lion, trace
 from .rescaling import scale_by_adadelta, scale_by_rms, scale_by_rss, scale_by_stddev, scale_by_trust_ratio
+from .reversible import reversible_sgd
 from .scaling import (
     add_decayed_weights,
     add_proximal_decay,
@@ -46,6 +47,8 @@ from .torch_style import (
     RMSprop,
 )
 from .transformation import GradientTransformation, apply_updates, chain, identity, masked
+from .unroll import unroll
+from .zero_order import ZeroOrder, antithetic, forward, naive, zero_order
 
 __all__ = [
     "SGD",
@@ -75,6 +78,7 @@ __all__ = [
     "NAdam",
     "RAdam",
     "RMSprop",
+    "ZeroOrder",
     "adadelta",
     "adagrad",
     "adam",
@@ -83,6 +87,7 @@ __all__ = [
     "adan",
     "add_decayed_weights",
     "add_proximal_decay",
+    "antithetic",
     "apply_updates",
     "centralize",
     "chain",
@@ -90,6 +95,7 @@ __all__ = [
     "clip_by_norm",
     "clip_by_value",
     "extract_state_dict",
+    "forward",
     "identity",
     "lamb",
     "lion",
@@ -97,9 +103,11 @@ __all__ = [
     "module_clone",
     "module_detach_",
     "nadam",
+    "naive",
     "nan_to_num",
     "radam",
     "recover_state_dict",
+    "reversible_sgd",
     "rmsprop",
     "scale",
     "scale_by_adadelta",
@@ -119,4 +127,6 @@ __all__ = [
     "sgd",
     "stop_gradient",
     "trace",
+    "unroll",
+    "zero_order",
 ]
