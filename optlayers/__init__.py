@@ -37,7 +37,27 @@ from .optim import (
     recover_state_dict,
     stop_gradient,
 )
-from .solvers import SCS, Anderson, Bisection, Broyden, Clarabel, Cones, InteriorPoint, Newton, Picard
+from .solvers import (
+    LBFGS,
+    LBFGSB,
+    SCS,
+    Anderson,
+    Bisection,
+    BlockCoordinateDescent,
+    Broyden,
+    Clarabel,
+    Cones,
+    FrankWolfe,
+    GaussNewton,
+    GradientDescent,
+    InteriorPoint,
+    LevenbergMarquardt,
+    MirrorDescent,
+    Newton,
+    Picard,
+    ProjectedGradient,
+    ProximalGradient,
+)
 
 __version__ = "0.1.0"
 
@@ -84,13 +104,23 @@ __all__ = [  # noqa: RUF022 - by floor
     # algorithms
     "Anderson",
     "Bisection",
+    "BlockCoordinateDescent",
     "Broyden",
     "Clarabel",
     "Cones",
+    "FrankWolfe",
+    "GaussNewton",
+    "GradientDescent",
     "InteriorPoint",
+    "LBFGS",
+    "LBFGSB",
+    "LevenbergMarquardt",
+    "MirrorDescent",
     "Newton",
     "Picard",
     "SCS",
+    "ProjectedGradient",
+    "ProximalGradient",
     # problem in, differentiable solution out
     "ClosestQPSolution",
     "ConeSolution",

@@ -2,26 +2,44 @@
 
 from .anderson import Anderson
 from .bisection import Bisection
+from .block_coordinate import BlockCoordinateDescent
 from .broyden import Broyden
 from .conic import Cones
 from .conic_scs import SCS
+from .frank_wolfe import FrankWolfe
 from .interior_point import InteriorPoint
-from .iterative import FixedPointSolver, IterativeSolver, RootSolver
+from .iterative import FixedPointSolver, IterativeSolver, Minimiser, RootSolver
+from .lbfgs import LBFGS
+from .lbfgsb import LBFGSB
+from .least_squares import GaussNewton, LevenbergMarquardt
+from .mirror_descent import MirrorDescent
 from .newton import Newton
 from .picard import Picard
+from .proximal_gradient import GradientDescent, ProjectedGradient, ProximalGradient
 from .sparse import Clarabel
 
 __all__ = [
+    "LBFGS",
+    "LBFGSB",
     "SCS",
     "Anderson",
     "Bisection",
+    "BlockCoordinateDescent",
     "Broyden",
     "Clarabel",
     "Cones",
     "FixedPointSolver",
+    "FrankWolfe",
+    "GaussNewton",
+    "GradientDescent",
     "InteriorPoint",
     "IterativeSolver",
+    "LevenbergMarquardt",
+    "Minimiser",
+    "MirrorDescent",
     "Newton",
     "Picard",
+    "ProjectedGradient",
+    "ProximalGradient",
     "RootSolver",
 ]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .iterative import FixedPointSolver, FlatFn, relative
+from .iterative import FixedPointSolver, Flat, relative
 from .memory import combine, empty, newest, products, put
 
 
@@ -49,13 +49,13 @@ class Anderson(FixedPointSolver):
         if self.memory < 1:
             raise ValueError(f"Anderson: memory is {self.memory}; expected at least 1.")
 
-    def init(self, fn: FlatFn, x: Tensor) -> _State:
+    def init(self, fn: Flat, x: Tensor) -> _State:
         image = fn(x)
         error = relative(image - x, x)
         residuals, images = empty(x, self.memory), empty(x, self.memory)
         return _State(x, image, residuals, images, torch.zeros_like(error, dtype=torch.int64), error)
 
-    def step(self, fn: FlatFn, state: _State) -> _State:
+    def step(self, fn: Flat, state: _State) -> _State:
         residual = state.image - state.x
         gram = state.residuals @ state.residuals.mT
         # An empty slot has a row of zeros: with the ridge its weight comes out as zero.

@@ -12,7 +12,7 @@ from .._base import tree
 from .._base.loop import choose
 from .._base.status import Status
 from .._base.tree import Tree
-from .iterative import FlatFn, RootSolver
+from .iterative import Flat, RootSolver
 
 
 class _State(NamedTuple):
@@ -49,14 +49,14 @@ class Bisection(RootSolver):
         status = torch.where(bracketed, status, int(Status.INVALID_INPUT))
         return x, status, steps, choose(bracketed, residuals, torch.full_like(residuals, torch.inf))
 
-    def init(self, fn: FlatFn, x: Tensor) -> _State:
+    def init(self, fn: Flat, x: Tensor) -> _State:
         low, high = self._bracket(x)
         # An end that is a root already is where the bracket shrinks to.
         at_high = fn(high) == 0
         low = torch.where(at_high, high, low)
         return self._state(low, high, fn(low).sign())
 
-    def step(self, fn: FlatFn, state: _State) -> _State:
+    def step(self, fn: Flat, state: _State) -> _State:
         sign = fn(state.x).sign()
         left = state.sign_low * sign <= 0  # the sign changes at or before the middle
         low = torch.where(left & (sign != 0), state.low, state.x)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .iterative import FlatFn, RootSolver, relative
+from .iterative import Flat, RootSolver, relative
 from .memory import combine, empty, newest, put
 
 
@@ -47,13 +47,13 @@ class Broyden(RootSolver):
         if self.memory < 1:
             raise ValueError(f"Broyden: memory is {self.memory}; expected at least 1.")
 
-    def init(self, fn: FlatFn, x: Tensor) -> _State:
+    def init(self, fn: Flat, x: Tensor) -> _State:
         value = fn(x)
         error = relative(value, x)
         gram = x.new_zeros(*x.shape[:-1], self.memory, self.memory)
         return _State(x, value, -value, empty(x, self.memory), gram, torch.zeros_like(error, dtype=torch.int64), error)
 
-    def step(self, fn: FlatFn, state: _State) -> _State:
+    def step(self, fn: Flat, state: _State) -> _State:
         x = state.x + state.move
         value = fn(x)
         slot = newest(state.count, self.memory)

@@ -15,7 +15,19 @@ from .._base.loop import Iteration, iterate
 from .._base.status import Status
 from .._base.tree import Tree
 
-FlatFn = Callable[[Tensor], Tensor]  # of x as one (*batch, N) tensor
+
+class Flat:
+    """A function of the raveled unknown ``(*batch, N)``, and the way back to the tree that users' functions take."""
+
+    def __init__(self, call: Callable[[Tensor], Tensor], unravel: Callable[[Tensor], Tree], batch_ndim: int):
+        self.call, self.unravel, self.batch_ndim = call, unravel, batch_ndim
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.call(x)
+
+    def ravel(self, value: Tree) -> Tensor:
+        """The tensors of a tree as one ``(*batch, M)``."""
+        return tree.ravel(value, self.batch_ndim)[0]
 
 
 class State(Protocol):
@@ -47,11 +59,11 @@ class IterativeSolver(ABC):
     batch_ndim: int = field(default=0, kw_only=True)
 
     @abstractmethod
-    def init(self, fn: FlatFn, x: Tensor) -> Any:
+    def init(self, fn: Flat, x: Tensor) -> Any:
         """The state to start from, for a function of the raveled unknown ``(*batch, N)``."""
 
     @abstractmethod
-    def step(self, fn: FlatFn, state: Any) -> Any:
+    def step(self, fn: Flat, state: Any) -> Any:
         """The next state."""
 
     def done(self, state: Any) -> Tensor:
@@ -74,7 +86,7 @@ class IterativeSolver(ABC):
         """The same with all there is to know: the last state, masks, and what `record` gave of every state."""
         x, unravel = tree.ravel(init, self.batch_ndim)
         self.check(x)
-        flat = self.flat(fn, unravel)
+        flat = Flat(self.flat(fn, unravel), unravel, self.batch_ndim)
         start = self.init(flat, x)
         return iterate(
             lambda state: self.step(flat, state),
@@ -98,7 +110,7 @@ class IterativeSolver(ABC):
             )
 
     @abstractmethod
-    def flat(self, fn: Callable[[Tree], Any], unravel: Callable[[Tensor], Tree]) -> FlatFn:
+    def flat(self, fn: Callable[[Tree], Any], unravel: Callable[[Tensor], Tree]) -> Callable[[Tensor], Tensor]:
         """`fn` as a function of the raveled unknown."""
 
 
@@ -106,7 +118,7 @@ class IterativeSolver(ABC):
 class SquareSolver(IterativeSolver):
     """A solver for functions whose value has the structure of the unknown."""
 
-    def flat(self, fn: Callable[[Tree], Tree], unravel: Callable[[Tensor], Tree]) -> FlatFn:
+    def flat(self, fn: Callable[[Tree], Tree], unravel: Callable[[Tensor], Tree]) -> Callable[[Tensor], Tensor]:
         def flat(x: Tensor) -> Tensor:
             value, _ = tree.ravel(fn(unravel(x)), self.batch_ndim)
             if value.shape != x.shape:
@@ -127,6 +139,27 @@ class FixedPointSolver(SquareSolver):
 @dataclass(frozen=True)
 class RootSolver(SquareSolver):
     """Finds ``fn(x) == 0``."""
+
+
+@dataclass(frozen=True)
+class Minimiser(IterativeSolver):
+    """Finds a minimum of ``fn(x)``, one number per sample."""
+
+    def flat(self, fn: Callable[[Tree], Tensor], unravel: Callable[[Tensor], Tree]) -> Callable[[Tensor], Tensor]:
+        def flat(x: Tensor) -> Tensor:
+            value = fn(unravel(x))
+            if value.shape != x.shape[:-1]:
+                raise ValueError(
+                    f"{type(self).__name__}: the objective returned a tensor of shape {tuple(value.shape)}; expected "
+                    f"{tuple(x.shape[:-1])}, one number per sample (batch_ndim is {self.batch_ndim})."
+                )
+            return value
+
+        return flat
+
+    @abstractmethod
+    def optimality(self, objective: Callable[..., Tensor]) -> Callable[..., Tree]:
+        """``residual(x, *args)``, zero at a minimum of ``objective(x, *args)``: what to differentiate."""
 
 
 @torch.no_grad()

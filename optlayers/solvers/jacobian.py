@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.func import vjp
 
+from .._base import tree
+from .._base.tree import Tree
 from ..linear_solve.dense import materialise
-from .iterative import FlatFn
+
+FlatFn = Callable[[Tensor], Tensor]  # of (*batch, N)
 
 
 def value_and_gradient(fn: FlatFn, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -23,3 +28,14 @@ def jacobian(fn: FlatFn, x: Tensor) -> tuple[Tensor, Tensor]:
         return value, materialise(lambda v: pull(v)[0], value).mT
     push = vjp(lambda v: pull(v)[0], torch.zeros_like(value))[1]
     return value, materialise(lambda v: push(v)[0], x)
+
+
+def gradient_of(objective: Callable[..., Tensor]) -> Callable[..., Tree]:
+    """``gradient(x, *args)`` of an objective on trees, summed over everything it returns; differentiable again."""
+
+    def gradient(x: Tree, *args: Tree) -> Tree:
+        tensors, rebuild = tree.partition(x)
+        value, pull = vjp(lambda *values: objective(rebuild(values), *args), *tensors)[:2]
+        return rebuild(pull(torch.ones_like(value)))
+
+    return gradient

@@ -8,11 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .iterative import FlatFn, RootSolver, inner, relative
+from .iterative import Flat, RootSolver, inner, relative
 from .jacobian import jacobian
-from .line_search import backtrack
-
-DECREASE = 1e-4  # part of the decrease that the linear model promises
+from .line_search import DECREASE, backtrack
 
 
 class _State(NamedTuple):
@@ -36,13 +34,13 @@ class Newton(RootSolver):
 
     max_steps: int = field(default=100, kw_only=True)
 
-    def init(self, fn: FlatFn, x: Tensor) -> _State:
+    def init(self, fn: Flat, x: Tensor) -> _State:
         value, J = jacobian(fn, x)
         move = torch.linalg.solve_ex(J, -value)[0]
         move = torch.where((value == 0).all(-1, keepdim=True), 0.0, move)  # a root, where J may well be singular
         return _State(x, value, move, relative(move, x))
 
-    def step(self, fn: FlatFn, state: _State) -> _State:
+    def step(self, fn: Flat, state: _State) -> _State:
         before = inner(state.value, state.value)
 
         def shorter(t: Tensor) -> Tensor:

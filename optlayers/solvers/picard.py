@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .iterative import FixedPointSolver, FlatFn, relative
+from .iterative import FixedPointSolver, Flat, relative
 
 
 class _State(NamedTuple):
@@ -35,11 +35,11 @@ class Picard(FixedPointSolver):
         if not 0 < self.damping <= 1:
             raise ValueError(f"Picard: damping is {self.damping}; expected a number in (0, 1].")
 
-    def init(self, fn: FlatFn, x: Tensor) -> _State:
+    def init(self, fn: Flat, x: Tensor) -> _State:
         image = fn(x)
         return _State(x, image, relative(image - x, x))
 
-    def step(self, fn: FlatFn, state: _State) -> _State:
+    def step(self, fn: Flat, state: _State) -> _State:
         if self.damping == 1.0:
             return self.init(fn, state.image)
         return self.init(fn, state.x + self.damping * (state.image - state.x))
