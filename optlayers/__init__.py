@@ -8,15 +8,17 @@ from ._base.status import Solution, SolveError, Status
 from .functional import (
     ClosestQPSolution,
     ConeSolution,
+    MinimiseSolution,
     QPSolution,
     fixed_point,
+    minimise,
     root,
     solve_closest_qp,
     solve_cone,
     solve_qp,
 )
 from .implicit import Implicit, ImplicitModule, OneStep, Unroll, custom_fixed_point, custom_root, root_jvp, root_vjp
-from .layers import LML, Entmax, FixedPointLayer, QPLayer, Softmax, Sparsemax
+from .layers import LML, Entmax, FixedPointLayer, OptLayer, QPLayer, Softmax, Sparsemax
 from .optim import (
     MetaAdadelta,
     MetaAdagrad,
@@ -57,6 +59,7 @@ from .solvers import (
     Picard,
     ProjectedGradient,
     ProximalGradient,
+    SmoothInteriorPoint,
 )
 
 __version__ = "0.1.0"
@@ -118,14 +121,17 @@ __all__ = [  # noqa: RUF022 - by floor
     "MirrorDescent",
     "Newton",
     "Picard",
+    "SmoothInteriorPoint",
     "SCS",
     "ProjectedGradient",
     "ProximalGradient",
     # problem in, differentiable solution out
     "ClosestQPSolution",
+    "MinimiseSolution",
     "ConeSolution",
     "QPSolution",
     "fixed_point",
+    "minimise",
     "root",
     "solve_closest_qp",
     "solve_cone",
@@ -134,6 +140,7 @@ __all__ = [  # noqa: RUF022 - by floor
     "Entmax",
     "FixedPointLayer",
     "LML",
+    "OptLayer",
     "QPLayer",
     "Softmax",
     "Sparsemax",

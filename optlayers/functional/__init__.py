@@ -3,14 +3,17 @@
 from .closest import ClosestQPSolution, solve_closest_qp
 from .cone import ConeSolution, solve_cone
 from .fixed_point import fixed_point
+from .minimise import MinimiseSolution, minimise
 from .qp import QPSolution, solve_qp
 from .root import root
 
 __all__ = [
     "ClosestQPSolution",
     "ConeSolution",
+    "MinimiseSolution",
     "QPSolution",
     "fixed_point",
+    "minimise",
     "root",
     "solve_closest_qp",
     "solve_cone",

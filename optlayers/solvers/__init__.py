@@ -16,6 +16,7 @@ from .mirror_descent import MirrorDescent
 from .newton import Newton
 from .picard import Picard
 from .proximal_gradient import GradientDescent, ProjectedGradient, ProximalGradient
+from .smooth_interior_point import SmoothInteriorPoint
 from .sparse import Clarabel
 
 __all__ = [
@@ -42,4 +43,5 @@ __all__ = [
     "ProjectedGradient",
     "ProximalGradient",
     "RootSolver",
+    "SmoothInteriorPoint",
 ]
