@@ -35,6 +35,8 @@ def sparse_qp(batch=(), n=12, m=10, k=3, density=0.5, dtype=F64):
     for matrix, vector in (("G", "h"), ("A", "b")):
         pattern = torch.rand(data[matrix].shape[-2:]) < density
         pattern[:, 0] = True  # no empty row
+        if matrix == "A":
+            pattern[:, :k] = True  # no dependent rows, whose multipliers are not unique
         slack = torch.rand_like(data[vector]) / 10 if matrix == "G" else 0
         data[matrix] = data[matrix] * pattern
         data[vector] = (data[matrix] @ x[..., None])[..., 0] + slack
