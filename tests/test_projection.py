@@ -32,6 +32,7 @@ class Case:
     parameters: tuple[Tensor, ...] = ()
     shape: tuple[int, ...] = (5,)
     convex: bool = True
+    euclidean: bool = True  # the nearest point in the Euclidean norm
     scale: float = 1.0  # of the points to project
     tolerance: float = 1e-9
     own: tuple[int, ...] = field(default=())  # dimensions that the parameters have in one sample
@@ -161,7 +162,7 @@ CASES = [
         shape=(3, 4),
     ),
 ]
-CONVEX = [case for case in CASES if case.convex]
+CONVEX = [case for case in CASES if case.convex and case.euclidean]
 
 
 def flat_distance(x, y):
@@ -174,7 +175,7 @@ def test_lands_in_the_set_and_stays_there(case):
         y = case.project(scale * case.points(20), *case.parameters)
         size = 1 + y.flatten(1).abs().amax(1)
         assert (case.violation(y, *case.parameters) <= case.tolerance * size).all()
-        again = case.project(y, *case.parameters)
+        again = case.project(y if case.euclidean else y.log(), *case.parameters)
         assert (flat_distance(y, again) <= case.tolerance * size).all()
 
 
@@ -286,6 +287,46 @@ def test_malformed_arguments(case):
         case.project(torch.tensor(1.0, dtype=F64), *case.parameters)
 
 
+# -- kinks and scales ---------------------------------------------------------------------------------
+
+KINKS = [0.0, 0.65, 1.0, -1.0, 1.3]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_kinks_are_finite(case):
+    """Constant points: the apex of cones, ties, repeated eigenvalues, entries on bounds."""
+    for value in KINKS:
+        for point in (torch.full(case.shape, value, dtype=F64), value * torch.eye(*(2 * case.shape)[-2:], dtype=F64)):
+            x = point.expand(2, *case.shape).clone() if point.shape == case.shape else point[0].expand(2, *case.shape)
+            leaves = [leaf.clone().requires_grad_() for leaf in (x, *case.parameters)]
+            y = case.project(*leaves)
+            weight = randn(*y.shape, seed=11)
+            first = torch.autograd.grad((y * weight).sum(), leaves, create_graph=True, materialize_grads=True)
+            second = torch.autograd.grad(
+                sum(g.square().sum() for g in first if g.requires_grad) + 0 * y.sum(), leaves, materialize_grads=True
+            )
+            assert all(t.isfinite().all() for t in (y, *first, *second))
+            if case.convex and case.euclidean:
+                J = jacrev(lambda x: case.project(x, *case.parameters).flatten())(x[0]).flatten(1)
+                eigenvalues = torch.linalg.eigvals(J).real
+                assert eigenvalues.min() > -1e-6 and eigenvalues.max() < 1 + 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("case", [case for case in CASES if case.euclidean], ids=str)
+def test_points_of_any_scale(case, dtype):
+    """Far away the set is reached all the same, to the rounding error of the point, and derivatives are finite."""
+    parameters = [p.to(dtype) for p in case.parameters]
+    eps = torch.finfo(dtype).eps
+    for scale in (1e-9, 1e9):
+        x = (scale * case.points(8)).to(dtype).requires_grad_()
+        y = case.project(x, *parameters)
+        size = 1 + x.detach().flatten(1).abs().amax(1)
+        assert (case.violation(y.detach(), *parameters) <= 1000 * eps * size).all()
+        (gradient,) = torch.autograd.grad((y * randn(*y.shape, seed=12).to(dtype)).sum(), x)
+        assert gradient.isfinite().all() and (not case.convex or gradient.abs().max() < 100)
+
+
 # -- simplices ----------------------------------------------------------------------------------------
 
 
@@ -319,3 +360,202 @@ def test_radius_zero_and_below():
         projection.simplex(x, -1.0)
     with pytest.raises(ValueError, match="at least one entry"):
         projection.simplex(x[:, :0])
+
+
+@pytest.mark.parametrize("radius", [0.5, 2.0])
+def test_balls_inside_and_outside(radius):
+    """Inside, the identity and no gradient for the radius; outside, the sphere."""
+    r = torch.tensor(radius, dtype=F64, requires_grad=True)
+    x = torch.tensor([0.6, -0.8], dtype=F64)  # of length 1, l1 norm 1.4, maximum norm 0.8
+    for ball, sphere in ((projection.l1_ball, projection.l1_sphere), (projection.l2_ball, projection.l2_sphere)):
+        y = ball(x, r)
+        (gradient,) = torch.autograd.grad(y.sum(), r, materialize_grads=True)
+        if radius == 2:
+            assert (y == x).all() and gradient == 0
+        else:
+            torch.testing.assert_close(y, sphere(x, r))
+
+
+def test_box_section_is_the_simplex():
+    x = randn(6, 8)
+    args = (torch.zeros(8, dtype=F64), torch.full((8,), torch.inf, dtype=F64), torch.ones(8, dtype=F64), 1.0)
+    torch.testing.assert_close(projection.box_section(x, *args), projection.simplex(x))
+    J = [vmap(jacrev(f))(x) for f in (lambda x: projection.box_section(x, *args), projection.simplex)]
+    torch.testing.assert_close(*J)
+
+
+def test_capped_simplex_masks_and_whole_numbers():
+    x = torch.tensor([[3.0, 2.0, -torch.inf, 0.0], [9.0, 8.0, 1.0, 0.0]], dtype=F64, requires_grad=True)
+    y = projection.capped_simplex(x, 2)
+    torch.testing.assert_close(y, torch.tensor([[1, 1, 0, 0], [1, 1, 0, 0]], dtype=F64))
+    (gradient,) = torch.autograd.grad(y.square().sum(), x)
+    assert gradient.isfinite().all()
+    assert projection.capped_simplex(x, torch.tensor([3.5, 3.5], dtype=F64))[0].isnan().all()
+    with pytest.raises(ValueError, match="total is 5; expected a number from 0 to 4"):
+        projection.capped_simplex(x, 5)
+
+
+# -- linear constraints -------------------------------------------------------------------------------
+
+
+def test_infeasible_and_degenerate_samples():
+    x = randn(2, 3)
+    a = torch.tensor([[0.0, 0, 0], [0, 2, 0]], dtype=F64, requires_grad=True)
+    y = projection.hyperplane(x, a, 1.0)
+    assert y[0].isnan().all() and y[1, 1] == 0.5
+    assert torch.autograd.grad(y[1].sum(), a)[0].isfinite().all()
+    torch.testing.assert_close(projection.halfspace(x, a, 1.0)[0], x[0])
+    assert projection.halfspace(x, a, torch.inf).equal(x)
+    assert projection.box(x, 0.0, torch.tensor([1.0, -1, 1], dtype=F64)).isnan().tolist() == [[False, True, False]] * 2
+    assert (
+        projection.box_section(x, 0.0, 1.0, torch.ones(3, dtype=F64), torch.tensor([1.0, 9], dtype=F64))[1]
+        .isnan()
+        .all()
+    )
+    A = torch.tensor([[1.0, 1, 0], [2, 2, 0]], dtype=F64)  # dependent rows: consistent, then not
+    b = torch.tensor([[1.0, 2], [1, 3]], dtype=F64, requires_grad=True)
+    y = projection.affine(x, A, b)
+    torch.testing.assert_close(y[0, :2].sum(), torch.tensor(1.0, dtype=F64))
+    assert y[1].isnan().all() and (torch.autograd.grad(y[0].sum(), b)[0][1] == 0).all()
+    G, h = torch.tensor([[1.0, 0, 0], [-1, 0, 0]], dtype=F64), torch.tensor([[0.0, 0], [0, -1]], dtype=F64)
+    y = projection.polyhedron(x, G, h)
+    assert y[0, 0].abs() < 1e-12 and y[1].isnan().all()
+    with pytest.raises(ValueError, match=r"projection\.polyhedron: A is given without"):
+        projection.polyhedron(x, G, h, A)
+
+
+def test_transport_infeasible_and_masked():
+    x = randn(2, 2, 2)
+    x[:, 0, 0] = -torch.inf
+    y = projection.transport(
+        x.requires_grad_(), (torch.ones(2, dtype=F64), torch.tensor([[1.0, 1], [1, 2]], dtype=F64))
+    )
+    torch.testing.assert_close(y[0], torch.tensor([[0.0, 1], [1, 0]], dtype=F64))
+    assert y[1].isnan().all()
+    assert torch.autograd.grad(y[0].square().sum(), x)[0].isfinite().all()
+
+
+# -- cones --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "cone,shape",
+    [
+        (projection.nonneg, (4,)),
+        (projection.second_order, (4,)),
+        (projection.psd, (3, 3)),
+        (projection.exponential, (3,)),
+        (lambda x: projection.power(x, 0.7), (3,)),
+        (projection.isotonic, (5,)),
+    ],
+)
+def test_moreau_decomposition(cone, shape):
+    """x = P(x) - P_dual(-x), the two orthogonal."""
+    x = randn(60, *shape) * torch.logspace(-3, 3, 60, dtype=F64).reshape(-1, *[1] * len(shape))
+    x = (x + x.mT) / 2 if len(shape) == 2 else x
+    y, z = cone(x), projection.dual(cone)(-x)
+    size = (x * x).flatten(1).sum(1)
+    torch.testing.assert_close(y - z, x)
+    assert ((y * z).flatten(1).sum(1).abs() <= 1e-9 * size).all()
+
+
+def test_psd_with_repeated_eigenvalues_in_closed_form():
+    """At diag(2, 2, -1): entries across the sign change by 2 / (2 + 1) of the change of X."""
+    X = torch.diag(torch.tensor([2.0, 2, -1], dtype=F64))
+    H = randn(3, 3)
+    H = H + H.T
+    factor = torch.tensor([[1, 1, 2 / 3], [1, 1, 2 / 3], [2 / 3, 2 / 3, 0]], dtype=F64)
+    _, dY = torch.func.jvp(projection.psd, (X,), (H,))
+    torch.testing.assert_close(dY, factor * H)
+    assert gradgradcheck(projection.psd, (X.requires_grad_(),))
+
+
+@pytest.mark.parametrize(
+    "project,shape",
+    [(projection.psd, (3, 3)), (projection.exponential, (3,)), (lambda x: projection.power(x, 0.4), (3,))],
+)
+def test_third_derivatives(project, shape):
+    """The last order that the formulas by Newton steps promise; by finite differences of the second."""
+    x, v = 2 * randn(*shape, seed=21), randn(*shape, seed=22)
+
+    def along(t):
+        return (project(x + t * v) * v).sum() ** 2
+
+    second = torch.func.grad(torch.func.grad(along))
+    t, d = torch.tensor(0.0, dtype=F64), 1e-5
+    torch.testing.assert_close(
+        torch.func.grad(second)(t), (second(t + d) - second(t - d)) / (2 * d), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_extreme_exponential_points():
+    """Where ratios overflow, the cone is its flat face, and nothing is NaN."""
+    big, tiny = 1e9, 1e-12
+    x = torch.tensor(
+        [
+            [-big, tiny, -5],
+            [-big, 1, 3],
+            [tiny, -big, 4],
+            [big, 1, 1],
+            [0, 0, 0],
+            [0, 0, -1],
+            [0, 0, 1],
+            [1, 0, 0],
+            [0, 1, 1],
+        ],
+        dtype=F64,
+        requires_grad=True,
+    )
+    y = projection.exponential(x)
+    assert (outside_exponential(y.detach()) <= 1e-7 * (1 + y.detach().abs().amax(-1))).all()
+    torch.testing.assert_close(projection.exponential(y), y, rtol=1e-6, atol=1e-6)
+    assert torch.autograd.grad(y.sum(), x)[0].isfinite().all()
+
+
+def test_power_cone_outside_of_its_range():
+    x = randn(3, 3)
+    y = projection.power(x, torch.tensor([0.5, 1.5, -1.0], dtype=F64))
+    assert y.isnan().all(-1).tolist() == [False, True, True]
+    with pytest.raises(ValueError, match="alpha is 1; expected a number between 0 and 1"):
+        projection.power(x, 1)
+
+
+# -- intersections ------------------------------------------------------------------------------------
+
+
+def test_dykstra_equals_the_polyhedron():
+    x, r = randn(4, 5).requires_grad_(), torch.tensor(1.3, dtype=F64, requires_grad=True)
+    upper = torch.full((5,), 0.5, dtype=F64)
+
+    def both(x, r):
+        return projection.dykstra([lambda x: projection.simplex(x, r), lambda x: projection.box(x, 0.0, upper)], x)
+
+    def section(x, r):
+        return projection.box_section(x, 0.0, upper, torch.ones(5, dtype=F64), r)
+
+    weight = randn(4, 5, seed=3)
+    values = [f(x, r) for f in (both, section)]
+    torch.testing.assert_close(*values, rtol=1e-8, atol=1e-9)
+    gradients = [torch.autograd.grad((y * weight).sum(), (x, r)) for y in values]
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+    assert gradcheck(both, (x[:1].detach().requires_grad_(), r), check_forward_ad=True, atol=1e-6)
+
+
+def test_dykstra_on_matrices_and_on_sets_that_do_not_meet():
+    """The nearest correlation matrix (Higham), and a sample without a solution that leaves the others alone."""
+    X = randn(3, 4, 4)
+    X = (X + X.mT) / 2
+
+    def unit_diagonal(X):
+        return X - torch.diag_embed(X.diagonal(dim1=-2, dim2=-1) - 1)
+
+    Y = projection.dykstra([projection.psd, unit_diagonal], X, sample_dims=2, rtol=1e-10, max_steps=3000)
+    torch.testing.assert_close(Y.diagonal(dim1=-2, dim2=-1), torch.ones(3, 4, dtype=F64))
+    assert torch.linalg.eigvalsh(Y).min() > -1e-8
+    offset = torch.tensor([[1.0], [-1.0]], dtype=F64)
+    x = torch.full((2, 1), 3.0, dtype=F64)
+    y = projection.dykstra([projection.nonneg, lambda x: torch.minimum(x, offset)], x, max_steps=50)
+    assert y[0] == 1 and y[1].isnan()
+    with pytest.raises(ValueError, match="projections is empty"):
+        projection.dykstra([], x)

@@ -12,16 +12,18 @@ _MILD = 100.0  # a spread of X, in units of the marginals, that needs no stages
 _COOLING = 3  # powers of two from one stage to the next
 _STAGE_ERROR = 0.05  # of the marginals, at which a stage that is not the last ends
 _SWEEPS = 3  # of exact steps in one marginal at a time, before the first Newton step
-_HALVINGS = 30
+_HALVINGS = 50
 
 
 def _empty(X: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(a), torch.empty_like(b)
+    return torch.empty_like(a, dtype=torch.float64), torch.empty_like(b, dtype=torch.float64)
 
 
 @search(_empty)
 def coupling_potentials(X: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     r"""Potentials ``f (B, n)``, ``g (B, m)`` for which ``P = (X + f + g)+`` has the row sums a and the column sums b.
+
+    In float64, whatever the dtype of X: they may be as large as X, and P be their small difference.
 
     ``X (B, n, m)`` may hold ``-inf``. Minimises the convex, piecewise quadratic
 
@@ -33,34 +35,36 @@ def coupling_potentials(X: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor
     References: Blondel, Seguy and Rolet, "Smooth and sparse optimal transport" (2018); Lorenz, Manns and Meyer,
     "Quadratically regularized optimal transport" (2021).
     """
-    dtype = X.dtype
     X, a, b = X.double(), a.double(), b.double()
     valid = (X.isfinite() | (X == -torch.inf)).all(-1).all(-1) & a.isfinite().all(-1) & b.isfinite().all(-1)
     X, a, b = _where(valid, X), _where(valid, a), _where(valid, b)
     total_a, total_b = a.sum(-1, keepdim=True), b.sum(-1, keepdim=True)
     b = torch.where(total_b > 0, b * (total_a / total_b), b)  # without equal sums the objective has no minimum
     if X.numel() == 0:
-        return torch.zeros_like(a, dtype=dtype), torch.zeros_like(b, dtype=dtype)
+        return torch.zeros_like(a), torch.zeros_like(b)
     finite = torch.where(X.isfinite(), X, 0.0)
-    size = torch.maximum(a.amax(-1), b.amax(-1)).clamp(min=torch.finfo(dtype).tiny)
-    largest = (finite.amax((-1, -2)) - finite.amin((-1, -2))) / size
+    size = torch.maximum(a.amax(-1), b.amax(-1)).clamp(min=torch.finfo(a.dtype).tiny)
+    spread = (finite.amax((-1, -2)) - finite.amin((-1, -2))) / size
     rounding = torch.finfo(X.dtype).eps * (4 * finite.abs().amax((-1, -2)) + 50 * X.shape[-1] * size)
     # Where X dwarfs the marginals nearly all of P is zero and Newton's method is lost: X grows to its size in stages.
-    stages = 1 + int((largest.amax() / _MILD).log2().div(_COOLING).ceil().clamp(0, 40))
+    stages = 1 + int((spread.amax() / _MILD).log2().div(_COOLING).ceil().clamp(0, 40))
     f, g = torch.zeros_like(a), torch.zeros_like(b)
     for stage in reversed(range(stages)):
-        heat = torch.minimum((largest / _MILD).clamp(min=1.0), torch.full_like(largest, 2.0 ** (_COOLING * stage)))
+        heat = torch.minimum((spread / _MILD).clamp(min=1.0), torch.full_like(spread, 2.0 ** (_COOLING * stage)))
         h = heat[:, None]
         tolerance = rounding if stage == 0 else _STAGE_ERROR * size
-        f, g = _newton(X / h[..., None], a, b, f / h, g / h, size, tolerance)
+        f, g = _newton(X / h[..., None], a, b, f / h, g / h, size, spread / heat, tolerance)
         f, g = f * h, g * h
-    return f.to(dtype), g.to(dtype)
+    return f, g
 
 
 def _newton(
-    X: Tensor, a: Tensor, b: Tensor, f: Tensor, g: Tensor, size: Tensor, tolerance: Tensor
+    X: Tensor, a: Tensor, b: Tensor, f: Tensor, g: Tensor, size: Tensor, spread: Tensor, tolerance: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The potentials for which no sum is wrong by more than the tolerance ``(B,)``, started at f and g."""
+    """The potentials for which no sum is wrong by more than the tolerance ``(B,)``, started at f and g.
+
+    ``size (B,)`` is that of the marginals, ``spread (B,)`` the range of X over it.
+    """
     for _ in range(_SWEEPS):
         f = -_thresholds(X + g[:, None], a)
         g = -_thresholds((X + f[:, :, None]).mT, b)
@@ -73,7 +77,8 @@ def _newton(
         if not running.any():
             break
         H = bipartite((P > 0).double())
-        shift = 1e-12 + 1e-3 * (error / size).clamp(max=1.0)
+        # Small enough to let parts of the support that are not connected move apart by as much as X differs.
+        shift = 1e-13 + 1e-3 * (error / size).clamp(max=1.0) / (spread / _MILD).clamp(min=1.0)
         eye = torch.eye(H.shape[-1], dtype=H.dtype, device=H.device)
         step = torch.linalg.solve(H + shift[:, None, None] * eye, residual.unsqueeze(-1)).squeeze(-1)
         length = torch.where(running, _line_search(X, f, g, step, residual, target), 0.0)

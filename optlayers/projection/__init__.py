@@ -4,6 +4,7 @@ from .affine import affine, halfspace, hyperplane, polyhedron
 from .balls import box, hypercube, l2_ball, l2_sphere, linf_ball
 from .cones import dual, exponential, nonneg, power, second_order, zero
 from .couplings import birkhoff, transport
+from .intersection import dykstra
 from .isotonic import isotonic
 from .matrices import nuclear_ball, psd
 from .sections import box_section, capped_simplex
@@ -16,6 +17,7 @@ __all__ = [
     "box_section",
     "capped_simplex",
     "dual",
+    "dykstra",
     "exponential",
     "halfspace",
     "hypercube",

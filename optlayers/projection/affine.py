@@ -150,11 +150,15 @@ def polyhedron(x: Tensor, G: Tensor, h: Tensor, A: Tensor | None = None, b: Tens
     batch = broadcast_batch(function, {"x": (x, 1), "G": (G, 2), "h": (h, 1), "A": (A, 2), "b": (b, 1)})
     n, m, k = x.shape[-1], h.shape[-1], b.shape[-1]
     point = flat(x, (*batch, n)).detach()
-    rows = flat(G, (*batch, m, n), 2).detach(), flat(h, (*batch, m)).detach()
-    equalities = flat(A, (*batch, k, n), 2).detach(), flat(b, (*batch, k)).detach()
+    limits, targets = flat(h, (*batch, m)).detach(), flat(b, (*batch, k)).detach()
+    # In units of the largest number of a sample: the engine takes a far point for a sign of an unbounded program.
+    numbers = torch.cat([point, limits, targets], -1).abs().nan_to_num(posinf=0.0)
+    unit = numbers.amax(-1, keepdim=True) if n else numbers.sum(-1, keepdim=True)
+    unit = torch.where(unit > 0, unit, 1.0)
     identity = torch.eye(n, dtype=x.dtype, device=x.device).expand(len(point), n, n)
-    bounds = point[:, :0], point[:, :0]
-    found = qp_solve(identity, -point, *rows, *equalities, *bounds, eps=_EPS[x.dtype], max_steps=_MAX_STEPS)
+    rows, equalities = flat(G, (*batch, m, n), 2).detach(), flat(A, (*batch, k, n), 2).detach()
+    data = rows, limits / unit, equalities, targets / unit
+    found = qp_solve(identity, -point / unit, *data, point[:, :0], point[:, :0], _EPS[x.dtype], _MAX_STEPS)
     active = found.active_G.reshape(*batch, m)
     solved = (found.status == int(Status.SOLVED)).reshape(*batch, 1)
     C = torch.cat([A.expand(*batch, k, n), torch.where(active.unsqueeze(-1), G, 0.0).expand(*batch, m, n)], -2)

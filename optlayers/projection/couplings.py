@@ -83,7 +83,8 @@ def _onto_couplings(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
     f, g = coupling_potentials(flat(x, x.shape, 2), flat(a, a.shape), flat(b, b.shape))
     masked = x == -torch.inf
     # Moved by the constant potentials first, what is left to find is small, and so are the sums.
-    near = torch.where(masked, 0.0, x) + f.reshape(*x.shape[:-1], 1) + g.reshape(*x.shape[:-2], 1, m)
+    near = torch.where(masked, 0.0, x).double() + f.reshape(*x.shape[:-1], 1) + g.reshape(*x.shape[:-2], 1, m)
+    near = near.to(x.dtype)
     support = ~(near.detach() <= 0) & ~masked
     inside = torch.where(support, near, 0.0)
     lack = torch.cat([a - inside.sum(-1), b - inside.sum(-2)], -1)
