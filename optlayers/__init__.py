@@ -18,7 +18,7 @@ from .functional import (
     solve_qp,
 )
 from .implicit import Implicit, ImplicitModule, OneStep, Unroll, custom_fixed_point, custom_root, root_jvp, root_vjp
-from .layers import LML, Entmax, FixedPointLayer, OptLayer, QPLayer, Softmax, Sparsemax
+from .layers import LML, CvxpyLayer, CvxpySolution, Entmax, FixedPointLayer, OptLayer, QPLayer, Softmax, Sparsemax
 from .optim import (
     MetaAdadelta,
     MetaAdagrad,
@@ -142,6 +142,8 @@ __all__ = [  # noqa: RUF022 - by floor
     "LML",
     "OptLayer",
     "QPLayer",
+    "CvxpyLayer",
+    "CvxpySolution",
     "Softmax",
     "Sparsemax",
 ]

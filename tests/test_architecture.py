@@ -90,6 +90,8 @@ PUBLIC_NAMES = [
     "solve_cone",
     "solve_qp",
     "QPLayer",
+    "CvxpyLayer",
+    "CvxpySolution",
     "FixedPointLayer",
     "LML",
     "OptLayer",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from ..implicit.rule import attach
 from ..solvers import Clarabel
 from ..solvers.conic import Cones, ConeSolver
 from .cone_blocks import project
-from .cone_data import cone_data, without_absent
+from .cone_data import Structure, absent_rows, cone_data, without_rows
 from .cone_point import Point, find_point
 from .cone_rule import cone_rule
 
@@ -96,29 +97,35 @@ def solve_cone(
     """
     if not isinstance(adjoint, Implicit):
         raise ValueError(f"solve_cone: adjoint is {adjoint!r}; cone programs are differentiated by ol.Implicit(...).")
-    structure, batch, tensors, absent, dtype = cone_data(P, q, A, b, cones)
-    P, q, A, b = tensors
+    structure, batch, data, dtype = cone_data(P, q, A, b, cones)
+    found = solve_values(structure, data, batch.numel(), solver, adjoint)
+    if throw and can_read(found.status) and bool((found.status != int(Status.SOLVED)).any()):
+        raise solve_error("solve_cone", found.status.reshape(batch), found.residuals.reshape(*batch, 2))
+    values = [value.to(dtype) if value.is_floating_point() else value for value in found]
+    return ConeSolution(*(value.reshape((*batch, *value.shape[1:])) for value in values))
+
+
+def solve_values(
+    structure: Structure, data: Sequence[Tensor], count: int, solver: ConeSolver, adjoint: Implicit = Implicit()
+) -> ConeSolution:
+    """The programs whose values ``P, q, A, b`` on the patterns are ``(count or 1, *)`` float64; nothing is thrown."""
+    P, q, A, b = data
+    absent = absent_rows(structure, b)
     if not can_read(absent) or absent.any():
-        A, b = without_absent(structure, A, b, absent)
-    count = batch.numel()
+        A, b = without_rows(structure, A, b, absent)
     point = Point(*opaque(lambda size, data: find_point(structure, solver, size, data), count, [P, q, A, b]))
     status, iterations = point.status.long(), point.iterations.long()
     solved = status == int(Status.SOLVED)
-    readable = can_read(solved)
-    if throw and readable and not solved.all():
-        raise solve_error("solve_cone", status.reshape(batch), point.residuals.reshape(*batch, 2))
-
     keep = solved.unsqueeze(-1)
-    all_solved = readable and bool(solved.all())
+    all_solved = can_read(solved) and bool(solved.all())
     data = [P, q, A, b]
     if not all_solved:  # whatever is in the data of failed samples (NaN, say) must not reach a gradient
         data = [torch.where(keep, value, 0.0) for value in data]
     x, v = attach(cone_rule(structure, adjoint), [point.x, point.v], [*data, point.w])
-    scaled = project(cones, v)
+    scaled = project(structure.cones, v)
     s, z = scaled / point.w, point.w * (scaled - v)
     s = torch.where(absent, torch.inf, s)
     if not all_solved:
         x = torch.where(keep, x, torch.nan)
         s, z = torch.where(keep, s, point.s), torch.where(keep, z, point.z)
-    values = [*(value.to(dtype) for value in (x, s, z)), status, iterations, point.residuals.to(dtype)]
-    return ConeSolution(*(value.reshape((*batch, *value.shape[1:])) for value in values))
+    return ConeSolution(x, s, z, status, iterations, point.residuals)

@@ -56,9 +56,10 @@ class Structure(NamedTuple):
     @property
     def dense(self) -> bool:
         """Whether linear systems are dense: matrices were given so, or there is little to gain."""
-        m, n = self.on_A.shape
+        size = sum(self.on_A.shape)
+        entries = len(self.on_P.rows) + 2 * len(self.on_A.rows)
         given = isinstance(self.on_P, Full) or isinstance(self.on_A, Full)
-        return given or m + n <= 100
+        return given or size <= 100 or entries > 0.2 * size**2
 
 
 class ConeData(NamedTuple):
@@ -67,7 +68,6 @@ class ConeData(NamedTuple):
     structure: Structure
     batch: torch.Size
     tensors: list[Tensor]
-    absent: Tensor  # (*, m) bool: rows that are no constraint
     dtype: torch.dtype
 
 
@@ -90,12 +90,7 @@ def cone_data(P: Matrix | None, q: Tensor, A: Matrix, b: Tensor, cones: Cones) -
         raise ValueError(f"solve_cone: sparse matrices must be on the CPU; got tensors on {device}. Move them first.")
     batch = broadcast_batch("solve_cone", {name: (values, 1) for name, values in zip(named, tensors, strict=True)})
     flat = [_flatten(tensor, batch) for tensor in tensors]
-    structure = Structure(cones, on_P, on_A)
-    *rest, b = [tensor.double() for tensor in flat]
-    inside = torch.zeros(m, dtype=torch.bool, device=device)
-    inside[cones.zero : cones.zero + cones.nonneg] = True
-    absent = inside & (b.detach() >= ABSENT)
-    return ConeData(structure, batch, [*rest, b], absent, dtype)
+    return ConeData(Structure(cones, on_P, on_A), batch, [tensor.double() for tensor in flat], dtype)
 
 
 def _read(name: str, matrix: Any, like: Tensor, shape: tuple[int, int], because: str) -> tuple[Pattern, Tensor]:
@@ -116,7 +111,15 @@ def _flatten(tensor: Tensor, batch: torch.Size) -> Tensor:
     return tensor.expand(*batch, *size).reshape(batch.numel(), *size)
 
 
-def without_absent(structure: Structure, A: Tensor, b: Tensor, absent: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows that are no constraint as ``0'x + s = 1``."""
+def absent_rows(structure: Structure, b: Tensor) -> Tensor:
+    """``(*, m)`` bool: rows that are no constraint."""
+    cones = structure.cones
+    inside = torch.zeros(cones.rows, dtype=torch.bool, device=b.device)
+    inside[cones.zero : cones.zero + cones.nonneg] = True
+    return inside & (b.detach() >= ABSENT)
+
+
+def without_rows(structure: Structure, A: Tensor, b: Tensor, absent: Tensor) -> tuple[Tensor, Tensor]:
+    """Such rows as ``0'x + s = 1``."""
     rows = torch.from_numpy(structure.on_A.rows).to(A.device)
     return torch.where(absent[..., rows], 0.0, A), torch.where(absent, 1.0, b)

@@ -59,21 +59,38 @@ def solve_sparse_qp(
             )
         solver = Clarabel()
     batch, patterns, data = _flat_data(Q, p, G, h, A, b, lb, ub)
+    return solve_values(patterns, data, batch, solver, adjoint, throw)
+
+
+def solve_values(
+    patterns: Sequence[Pattern],
+    data: list[Tensor],
+    batch: torch.Size,
+    solver: SparseSolver = Clarabel(),
+    adjoint: Implicit = Implicit(),
+    throw: bool = True,
+) -> QPSolution:
+    """The programs whose ``Q``, ``G``, ``A`` have their values on `patterns`.
+
+    Args:
+        data: ``Q, p, G, h, A, b, lb, ub`` with one batch dimension, of size 1 where an argument is shared.
+    """
     samples = _solve_samples(solver, patterns, data, batch.numel())
+    dtype, n = data[1].dtype, data[1].shape[-1]
 
     def stacked(name: str, *size: int, dtype: type = float) -> Tensor:
         values = [getattr(sample, name) for sample in samples]
         return torch.from_numpy(np.array(values, dtype).reshape(batch.numel(), *size))
 
     sizes = [data[index].shape[-1] for index in (5, 3, 6, 7)]
-    x, multipliers = stacked("x", p.shape[-1]), stacked("multipliers", sum(sizes))
+    x, multipliers = stacked("x", n), stacked("multipliers", sum(sizes))
     active, residuals = stacked("active", sum(sizes), dtype=bool), stacked("residuals", 3)
     status, iterations = stacked("status", dtype=np.int64), stacked("iterations", dtype=np.int64)
     solved = status == int(Status.SOLVED)
     if throw and not solved.all():
         raise solve_error("solve_qp", status.reshape(batch), residuals.reshape(*batch, 3))
 
-    certificates = [part.to(p.dtype) for part in (x, *multipliers.split(sizes, -1))]
+    certificates = [part.to(dtype) for part in (x, *multipliers.split(sizes, -1))]
     solution = [torch.where(solved[:, None], part, 0.0) for part in certificates]
     if not solved.all():  # whatever is in the data of failed samples (NaN, say) must not reach a gradient
         data = [torch.where(solved[:, None], value, 0.0) for value in data]
@@ -86,7 +103,7 @@ def solve_sparse_qp(
         certificates[0] = torch.full_like(certificates[0], torch.nan)
         solution = [torch.where(solved[:, None], *pair) for pair in zip(solution, certificates, strict=True)]
         s = torch.where(solved[:, None], s, torch.nan)
-    values = (*solution, s, status, iterations, residuals.to(p.dtype))
+    values = (*solution, s, status, iterations, residuals.to(dtype))
     return QPSolution(*(value.reshape((*batch, *value.shape[1:])) for value in values))
 
 
