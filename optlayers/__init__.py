@@ -40,6 +40,7 @@ from .optim import (
     stop_gradient,
 )
 from .solvers import (
+    ADMM,
     LBFGS,
     LBFGSB,
     SCS,
@@ -105,6 +106,7 @@ __all__ = [  # noqa: RUF022 - by floor
     "root_jvp",
     "root_vjp",
     # algorithms
+    "ADMM",
     "Anderson",
     "Bisection",
     "BlockCoordinateDescent",

@@ -59,6 +59,7 @@ PUBLIC_NAMES = [
     "custom_root",
     "root_jvp",
     "root_vjp",
+    "ADMM",
     "Anderson",
     "Bisection",
     "BlockCoordinateDescent",

@@ -14,7 +14,7 @@ from .._base.status import Status, solve_error
 from ..implicit import Adjoint, Implicit, Unroll
 from ..implicit.rule import attach
 from ..implicit.tracking import paused
-from ..solvers import InteriorPoint
+from ..solvers import ADMM, InteriorPoint
 from ..solvers.warm_start import Guess
 from .qp_data import OWN_DIMS, Batch, complete_data, surely_at_most
 from .qp_rule import qp_rule
@@ -55,7 +55,7 @@ def solve_qp(
     *,
     lb: Tensor | None = None,
     ub: Tensor | None = None,
-    solver: InteriorPoint = InteriorPoint(),
+    solver: InteriorPoint | ADMM = InteriorPoint(),
     adjoint: Adjoint = Implicit(),
     throw: bool = True,
     init: QPSolution | None = None,
@@ -106,6 +106,8 @@ def solve_qp(
 
         if init is not None:
             raise ValueError("solve_qp: init is given, but a matrix is sparse; expected None. Leave it out.")
+        if isinstance(solver, ADMM):
+            raise ValueError("solve_qp: solver is ol.ADMM, but a matrix is sparse; expected ol.Clarabel or dense data.")
         return solve_sparse_qp(Q, p, G, h, A, b, lb=lb, ub=ub, solver=solver, adjoint=adjoint, throw=throw)
     batch, data = complete_data(Q, p, G, h, A, b, lb, ub)
     if isinstance(adjoint, Implicit):

@@ -1,5 +1,6 @@
 """Algorithms: data in, numbers out, no derivatives."""
 
+from .admm import ADMM
 from .anderson import Anderson
 from .bisection import Bisection
 from .block_coordinate import BlockCoordinateDescent
@@ -20,6 +21,7 @@ from .smooth_interior_point import SmoothInteriorPoint
 from .sparse import Clarabel
 
 __all__ = [
+    "ADMM",
     "LBFGS",
     "LBFGSB",
     "SCS",

@@ -40,7 +40,7 @@ def solve_warm(
     A sample is accepted, after one iteration, if the solution of its KKT system on the guessed active set satisfies all
     KKT conditions to `eps`; the others go to `cold`. A guess can therefore cost time, never the answer.
     """
-    values, accepted = _solve_active(data, _guessed_set(data, guess), eps)
+    values, accepted = solve_active(data, guessed_set(data, guess), eps)
     rest = (~accepted).nonzero().squeeze(-1)
     if len(rest) == 0:
         return values
@@ -50,7 +50,7 @@ def solve_warm(
     return [value.index_copy_(0, rest, other) for value, other in zip(values, again, strict=True)]
 
 
-def _guessed_set(data: Sequence[Tensor], guess: Guess) -> ActiveSet:
+def guessed_set(data: Sequence[Tensor], guess: Guess) -> ActiveSet:
     """The rows whose multiplier exceeds their slack on the new data: one step of the primal-dual active set method."""
     _, _, G, h, _, _, lb, ub = data
     x, z, z_lb, z_ub = guess
@@ -63,7 +63,7 @@ def _guessed_set(data: Sequence[Tensor], guess: Guess) -> ActiveSet:
     return ActiveSet(on_G, on_lb, on_ub)
 
 
-def _solve_active(data: Sequence[Tensor], active: ActiveSet, eps: float) -> tuple[list[Tensor], Tensor]:
+def solve_active(data: Sequence[Tensor], active: ActiveSet, eps: float) -> tuple[list[Tensor], Tensor]:
     """Values as :func:`ops.qp_solve` returns them for this active set, and which samples they solve."""
     Q, p, G, h, A, b, lb, ub = data
     right = [torch.where(mask, t, 0.0) for mask, t in zip(active, (h, -lb, ub), strict=True)]
@@ -92,7 +92,7 @@ def _solve_active(data: Sequence[Tensor], active: ActiveSet, eps: float) -> tupl
     primal, dual = _largest(torch.cat(rows, -1)), _largest(Qx + p + forces) / terms
     residuals = torch.cat([primal, dual, torch.zeros_like(primal)], -1)
 
-    accepted = _is_convex(Q) & signs.all(-1) & (residuals <= eps).all(-1)  # a NaN anywhere is false
+    accepted = is_convex(Q) & signs.all(-1) & (residuals <= eps).all(-1)  # a NaN anywhere is false
     if lb.shape == ub.shape:
         accepted = accepted & (lb <= ub).all(-1)
     strongly = [mask & (t > WEAK * (1 + size)) for mask, t in zip(active, (z, z_lb, z_ub), strict=True)]
@@ -101,10 +101,10 @@ def _solve_active(data: Sequence[Tensor], active: ActiveSet, eps: float) -> tupl
     return [x, y, z, z_lb, z_ub, s, *strongly, status, torch.ones_like(status), residuals], accepted
 
 
-def _is_convex(Q: Tensor) -> Tensor:
+def is_convex(Q: Tensor) -> Tensor:
     """``(B,)``: what the solver takes for positive semidefinite; once for all samples that share one `Q`."""
     if Q.stride(0) == 0 and Q.shape[0] > 1:
-        return _is_convex(Q[:1]).expand(Q.shape[0])
+        return is_convex(Q[:1]).expand(Q.shape[0])
     shift = max(1e-8, 4 * Q.shape[-1] * torch.finfo(Q.dtype).eps)
     scaled = Q.double()
     scaled = scaled + scaled.mT
