@@ -470,6 +470,26 @@ def test_a_scheduled_optimizer_and_the_derivative_in_its_schedule():
     torch.testing.assert_close(constant, unroll(optim.sgd(0.1), [torch.ones(2, **F64)]))
 
 
+def test_tensors_changed_in_place_are_read_at_each_step():
+    """An outer optimizer changes a rate between two trainings by the same transformation."""
+    rate = torch.tensor(0.1, **F64, requires_grad=True)
+    makers = [
+        lambda lr: optim.sgd(lr),
+        lambda lr: optim.adam(schedules.warmup(3, schedules.cosine(lr, 5))),
+        lambda lr: optim.lamb(schedules.one_cycle(lr, 5), weight_decay=lr),
+        lambda lr: optim.adan(lr, weight_decay=lr),
+        lambda lr: optim.adagrad(lr, lr_decay=lr),
+    ]
+    for make in makers:
+        transformation, start = make(rate), [torch.randn(3, **F64)]
+        for value in (0.1, 0.3):
+            with torch.no_grad():
+                rate.fill_(value)
+            fresh = torch.tensor(value, **F64, requires_grad=True)
+            got = torch.autograd.grad(unroll(transformation, start)[0].sum(), rate)
+            torch.testing.assert_close(got, torch.autograd.grad(unroll(make(fresh), start)[0].sum(), fresh))
+
+
 # -- malformed --------------------------------------------------------------------------------------------------------
 
 MALFORMED = [

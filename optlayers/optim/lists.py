@@ -18,9 +18,12 @@ Tensors = list[Tensor]
 Scalar = float | Tensor  # a tensor is 0-d, or broadcasts with every tensor of the list
 
 
-def together(x: Sequence[Tensor], *scalars: Scalar) -> bool:
-    """Whether foreach kernels apply: they have no batching rule, no derivative in a scalar, and take no empty list."""
-    if not x or torch.compiler.is_compiling() or peek_interpreter_stack() is not None:
+def together(x: Sequence[Tensor], *scalars: Scalar, least: int = 2) -> bool:
+    """Whether to call a foreach kernel: they have no batching rule and no derivative in a scalar.
+
+    For fewer than `least` tensors they do not pay. In place a single one does, as its memory is used again.
+    """
+    if len(x) < least or torch.compiler.is_compiling() or peek_interpreter_stack() is not None:
         return False
     return not any(isinstance(scalar, Tensor) for scalar in scalars)
 
@@ -72,34 +75,35 @@ def divide(x: Tensors, y: Tensors) -> Tensors:
 
 def decay(x: Tensors, y: Tensors, keep: Scalar, weight: Scalar, overwrite: bool = False) -> Tensors:
     """``keep x + weight y``: an accumulator that forgets."""
-    if together(x, keep, weight):
-        if overwrite:
-            torch._foreach_mul_(x, keep)
-            torch._foreach_add_(x, y, alpha=weight)
-            return x
-        return list(torch._foreach_add(torch._foreach_mul(x, keep), y, alpha=weight))
-    return [a * as_scalar(keep, a) + as_scalar(weight, a) * b for a, b in zip(x, y, strict=True)]
+    if overwrite and together(x, keep, weight, least=1):
+        torch._foreach_mul_(x, keep)
+        torch._foreach_add_(x, y, alpha=weight)
+        return x
+    return add(scale(x, keep), y, weight)
 
 
 def average(x: Tensors, y: Tensors, keep: Scalar, overwrite: bool = False) -> Tensors:
     """``keep x + (1 - keep) y``: the moving average."""
+    if overwrite and together(x, keep, least=1):
+        torch._foreach_lerp_(x, y, 1 - keep)
+        return x
     if together(x, keep):
-        if overwrite:
-            torch._foreach_lerp_(x, y, 1 - keep)
-            return x
         return list(torch._foreach_lerp(x, y, 1 - keep))
     return [torch.lerp(a, b, as_scalar(1 - keep, a)) for a, b in zip(x, y, strict=True)]
 
 
 def average_square(x: Tensors, y: Tensors, keep: Scalar, overwrite: bool = False) -> Tensors:
     """``keep x + (1 - keep) y^2``"""
+    if overwrite and together(x, keep, least=1):
+        torch._foreach_mul_(x, keep)
+        torch._foreach_addcmul_(x, y, y, 1 - keep)
+        return x
+    kept = scale(x, keep)
     if together(x, keep):
-        if overwrite:
-            torch._foreach_mul_(x, keep)
-            torch._foreach_addcmul_(x, y, y, 1 - keep)
-            return x
-        return list(torch._foreach_addcmul(torch._foreach_mul(x, keep), y, y, 1 - keep))
-    return [a * as_scalar(keep, a) + as_scalar(1 - keep, a) * b * b for a, b in zip(x, y, strict=True)]
+        return list(torch._foreach_addcmul(kept, y, y, 1 - keep))
+    if isinstance(keep, Tensor):
+        return [a + as_scalar(1 - keep, a) * b * b for a, b in zip(kept, y, strict=True)]
+    return [torch.addcmul(a, b, b, value=1 - keep) for a, b in zip(kept, y, strict=True)]
 
 
 def maximum(x: Tensors, y: Tensors) -> Tensors:

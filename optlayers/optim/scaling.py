@@ -39,7 +39,8 @@ def scale_by_learning_rate(lr: Scalar | Schedule) -> GradientTransformation:
     """Multiply the updates by ``-lr``, a number, a tensor or a schedule: from here on they are to be added."""
     if callable(lr):
         return scale_by_schedule(lambda step: -lr(step))
-    return scale(-lr)
+    # Negated at each step: a tensor may have been changed in place by then, by an outer optimizer say.
+    return stateless(lambda updates, params: lists.scale(updates, -lr))
 
 
 def negate(maximize: bool) -> GradientTransformation:

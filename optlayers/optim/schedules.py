@@ -91,7 +91,8 @@ def join(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule:
 def warmup(steps: int, after: Schedule, start: Scalar = 0.0) -> Schedule:
     """A line from `start` to the first value of `after` in `steps`, then `after`."""
     _check_steps("warmup", steps)
-    return join([linear(start, after(0), steps), after], [steps])
+    # What follows is asked at each step: its tensors may have changed by then, and a graph is used once.
+    return join([lambda n: linear(start, after(0), steps)(n), after], [steps])
 
 
 def one_cycle(peak: Scalar, steps: int, rise: float = 0.3, start: float = 25.0, end: float = 1e4) -> Schedule:
@@ -103,10 +104,13 @@ def one_cycle(peak: Scalar, steps: int, rise: float = 0.3, start: float = 25.0, 
     top = round(rise * steps)
     if not 0 < top < steps:
         raise ValueError(f"one_cycle: rise is {rise} of {steps} steps; expected at least one step up and one down.")
-    # torch.as_tensor keeps a tensor, and its derivative, as it is.
-    high = torch.as_tensor(peak, dtype=None if isinstance(peak, Tensor) else torch.float64)
-    low = high / start
-    return join([cosine(low, top, high), cosine(high, steps - top, low / end)], [top])
+    return join(
+        [
+            lambda n: cosine(peak / start, top, peak)(n),
+            lambda n: cosine(peak, steps - top, peak / (start * end))(n),
+        ],
+        [top],
+    )
 
 
 def _progress(n: float | Tensor, steps: int) -> Tensor:

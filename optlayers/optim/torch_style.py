@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,7 +29,12 @@ class TorchStyle(torch.optim.Optimizer):
         cls._names = list(cls.__signature__.parameters)[1:]
 
     def __init__(self, params: Iterable[Any], *args: Any, **options: Any):
+        self._made: dict[int, _Made] = {}
         super().__init__(params, bind(type(self).__name__, self._alias, args, options))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._made = {}  # functions, which are not pickled
+        super().__setstate__(state)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with options of their own.
@@ -44,10 +49,17 @@ class TorchStyle(torch.optim.Optimizer):
                 f"{type(self).__name__}: lr is a function; expected a number or a tensor. Schedule it with "
                 "torch.optim.lr_scheduler, or use the functional optimizer."
             )
-        self._transformation(self.param_groups[-1])
+        self._make(len(self.param_groups) - 1)
 
-    def _transformation(self, group: dict[str, Any]) -> GradientTransformation:
-        return self._alias(**{name: group[name] for name in self._names})
+    def _make(self, index: int) -> _Made:
+        """The transformation of a group, made again when an option was changed, by a scheduler say."""
+        group = self.param_groups[index]
+        options = [group[name] for name in self._names]
+        made = self._made.get(index)
+        if made is None or any(new is not old for new, old in zip(options, made.options, strict=True)):
+            transformation = self._alias(**dict(zip(self._names, options, strict=True)))
+            made = self._made[index] = _Made(options, transformation, transformation.init_list([]))
+        return made
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -55,69 +67,80 @@ class TorchStyle(torch.optim.Optimizer):
 
         Args:
             closure: computes the loss again, with gradients, and returns it.
+
+        Raises:
+            RuntimeError: a sparse gradient.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            grads = {param: param.grad for param in group["params"] if param.grad is not None}
-            if grads:
-                self._step(self._transformation(group), grads)
+        for index, group in enumerate(self.param_groups):
+            params = [param for param in group["params"] if param.grad is not None]
+            if params:
+                self._step(self._make(index), params, [param.grad for param in params])
         return loss
 
-    def _step(self, transformation: GradientTransformation, grad_of: dict[Tensor, Tensor]) -> None:
-        params = list(grad_of)
-        if any(grad.is_sparse for grad in grad_of.values()):
+    def _step(self, made: _Made, params: list[Tensor], grads: list[Tensor]) -> None:
+        if any(grad.is_sparse for grad in grads):
             raise RuntimeError(f"{type(self).__name__}: a gradient is sparse; expected dense ones.")
-        new = [param for param in params if param not in self.state]
+        parts = [self.state[param] for param in params]
+        new = [place for place, part in enumerate(parts) if not part]
         if new:
-            self._store(new, transformation.init_list(new))
-        template = transformation.init_list([])
-        for bucket in self._buckets(params):
-            state = _join(template, [self.state[param] for param in bucket])
-            grads = [grad_of[param] for param in bucket]
-            if transformation.step_list is not None and fused.fits(bucket, grads):
-                state = transformation.step_list(bucket, grads, state)
+            _store(made.transformation.init_list([params[i] for i in new]), [parts[i] for i in new])
+        for places in _buckets(parts):
+            some, at, by = [parts[i] for i in places], [params[i] for i in places], [grads[i] for i in places]
+            state = _join(made.template, some)
+            if made.transformation.step_list is not None and fused.fits(at, by):
+                state = made.transformation.step_list(at, by, state)
             else:
-                updates, state = transformation.update_list(grads, state, bucket, True)
-                add_in_place(bucket, updates)
-            self._store(bucket, state)
-
-    def _store(self, params: list[Tensor], state: State) -> None:
-        for place, param in enumerate(params):
-            self.state[param] = _split(state, place)
-
-    def _buckets(self, params: list[Tensor]) -> list[list[Tensor]]:
-        """Parameters with equal step counts together: nearly always all of them."""
-        buckets: dict[tuple[float, ...], list[Tensor]] = {}
-        for param in params:
-            counts = tuple(part["step"].item() for part in self.state[param].values() if "step" in part)
-            buckets.setdefault(counts, []).append(param)
-        return list(buckets.values())
+                updates, state = made.transformation.update_list(by, state, at, True)
+                add_in_place(at, updates)
+            _store(state, some)
 
 
-def _split(state: State, place: int) -> State:
-    """What one parameter needs of the state of all; tuples become dicts, and empty ones vanish."""
-    if isinstance(state, list):
-        return state[place]
-    if isinstance(state, tuple):
-        state = {str(index): inner for index, inner in enumerate(state) if inner != ()}
-    return {key: _split(inner, place) for key, inner in state.items()} if isinstance(state, dict) else state
+class _Made(NamedTuple):
+    options: list[Any]
+    transformation: GradientTransformation
+    template: State  # the structure of its states
 
 
-def _join(template: State, parts: list[Any]) -> State:
-    """The state of all parameters, in the structure of `template`, from what :func:`_split` made of it."""
-    if isinstance(template, list):
-        return parts
+Part = dict[
+    str, Any
+]  # what one parameter needs of the state of all, by the innermost keys; "step" is the same everywhere
+
+
+def _buckets(parts: list[Part]) -> list[list[int]]:
+    """The places of parameters with equal step counts: nearly always all of them."""
+    if len({id(part.get("step")) for part in parts}) == 1:
+        return [list(range(len(parts)))]
+    buckets: dict[int, list[int]] = {}
+    for place, part in enumerate(parts):
+        buckets.setdefault(int(part["step"]), []).append(place)
+    return list(buckets.values())
+
+
+def _join(template: State, parts: list[Part]) -> State:
+    """The state of all parameters, in the structure of `template`."""
     if isinstance(template, tuple):
-        return tuple(
-            _join(inner, [part[str(index)] for part in parts]) if inner != () else ()
-            for index, inner in enumerate(template)
-        )
+        return tuple(_join(inner, parts) for inner in template)
     if isinstance(template, dict):
-        return {key: _join(inner, [part[key] for part in parts]) for key, inner in template.items()}
-    return parts[0]
+        return {
+            key: [part[key] for part in parts] if isinstance(inner, list) else parts[0][key]
+            for key, inner in template.items()
+        }
+    return template
+
+
+def _store(state: State, parts: list[Part]) -> None:
+    """Write to each part what :func:`_join` reads from it."""
+    if isinstance(state, tuple):
+        for inner in state:
+            _store(inner, parts)
+    elif isinstance(state, dict):
+        for key, value in state.items():
+            for part, mine in zip(parts, value if isinstance(value, list) else [value] * len(parts), strict=True):
+                part[key] = mine
 
 
 class SGD(TorchStyle, alias=aliases.sgd):

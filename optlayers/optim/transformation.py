@@ -219,7 +219,7 @@ def apply_updates(params: Tree, updates: Tree, *, inplace: bool = False) -> Tree
 @torch.no_grad()
 def add_in_place(params: list[Tensor], updates: list[Tensor]) -> None:
     """``params += updates``, unrecorded."""
-    if lists.together(params):
+    if lists.together(params, least=1):
         torch._foreach_add_(params, updates)
     else:
         for param, update in zip(params, updates, strict=True):
