@@ -1,14 +1,8 @@
-r"""The part of a symmetric matrix on some of its eigenvectors, with derivatives that repeated eigenvalues do not spoil.
+"""The part of a symmetric matrix on some of its eigenvectors, with derivatives that repeated eigenvalues do not spoil.
 
-The derivative of an eigenvector divides by differences of eigenvalues, and so does torch's ``eigh``, although those
-cancel in what is wanted. The part on an invariant subspace involves the subspace alone. In the basis of eigenvectors at
-the point of differentiation, :math:`Y = \Lambda + D` with a :math:`D` of value zero, the subspace kept is the graph of
-a :math:`W`, which maps kept to dropped coordinates and solves the Riccati equation
-
-.. math:: W_{ij}(\lambda_j - \lambda_i) = (D + D W - W D - W D W)_{ij}, \qquad i \text{ dropped},\ j \text{ kept}
-
-so that only differences between kept and dropped eigenvalues ever divide. With :math:`W = 0` in value, one iteration
-more makes the derivatives of one order more exact.
+The derivative of an eigenvector divides by differences of eigenvalues, and so does that of torch's ``eigh``. The part
+on an invariant subspace needs the subspace alone, the graph of a matrix ``W`` that solves a Riccati equation (PROJ-3)
+in which only differences between kept and dropped eigenvalues divide.
 """
 
 from __future__ import annotations
@@ -38,7 +32,7 @@ class InvariantSubspace:
         across = ~keep.unsqueeze(-1) & keep.unsqueeze(-2)
         gap = values.unsqueeze(-2) - values.unsqueeze(-1)
         weight = torch.where(across, 1 / torch.where(across, gap, 1.0), 0.0)
-        W = weight * D
+        W = weight * D  # (PROJ-3), to first order
         for _ in range(ORDER - 1):
             change = D + D @ W
             W = weight * (change - W @ change)
@@ -53,7 +47,7 @@ class InvariantSubspace:
         return self.matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
 
     def part(self, shift: Tensor | float = 0.0) -> Tensor:
-        """``P (X - shift I)`` with the projector P onto the subspace; ``shift`` is a number or ``(*, 1, 1)``."""
+        """``P (X - shift I)`` with the projector P onto the subspace (PROJ-4); a number or ``(*, 1, 1)``."""
         # Shifted first: small differences from the shift are then exact, however large W is.
         matrix = self.graph @ (self.matrix - shift * self.kept) @ self.gram_inverse @ self.graph.mT
         matrix = self.vectors @ matrix @ self.vectors.mT
