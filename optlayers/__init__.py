@@ -18,7 +18,21 @@ from .functional import (
     solve_qp,
 )
 from .implicit import Implicit, ImplicitModule, OneStep, Unroll, custom_fixed_point, custom_root, root_jvp, root_vjp
-from .layers import LML, CvxpyLayer, CvxpySolution, Entmax, FixedPointLayer, OptLayer, QPLayer, Softmax, Sparsemax
+from .layers import (
+    LML,
+    CvxpyLayer,
+    CvxpySolution,
+    Entmax,
+    FixedPointLayer,
+    OptimalTransport,
+    OptLayer,
+    QPLayer,
+    Softmax,
+    SoftRank,
+    SoftSort,
+    Sparsemax,
+    TopK,
+)
 from .optim import (
     MetaAdadelta,
     MetaAdagrad,
@@ -139,13 +153,17 @@ __all__ = [  # noqa: RUF022 - by floor
     "solve_cone",
     "solve_qp",
     # layers
+    "CvxpyLayer",
+    "CvxpySolution",
     "Entmax",
     "FixedPointLayer",
     "LML",
     "OptLayer",
+    "OptimalTransport",
     "QPLayer",
-    "CvxpyLayer",
-    "CvxpySolution",
+    "SoftRank",
+    "SoftSort",
     "Softmax",
     "Sparsemax",
+    "TopK",
 ]

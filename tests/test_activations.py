@@ -44,6 +44,7 @@ CASES = [
     Case("entmax-1.7", partial(ol.Entmax, 1.7), power(0.3)),
     Case("entmax-2.5", partial(ol.Entmax, 2.5), power(-0.5)),
     Case("lml", partial(ol.LML, 2), lambda p: p * (1 - p), total=2),
+    Case("topk", partial(ol.TopK, 2), lambda p: ((p > 0) & (p < 1)).double(), total=2),
 ]
 ENTMAX = [case for case in CASES if isinstance(case.layer, ol.Entmax)]
 
@@ -219,6 +220,41 @@ def test_alpha_below_one_is_no_entropy():
     assert p[0].isnan().all() and p[1].isfinite().all()
 
 
+def test_topk_is_the_quadratic_program():
+    x = rows(4, 6).requires_grad_()
+    eye, ones = torch.eye(6, dtype=F64), torch.ones(6, dtype=F64)
+    for strength in (0.3, 1.0):
+        p = ol.TopK(3, strength)(x)
+        qp = ol.solve_qp(strength * eye, -x, A=ones[None], b=3 * ones[:1], lb=0 * ones, ub=ones).x
+        torch.testing.assert_close(p, qp, rtol=0, atol=1e-10)
+        grads = [torch.autograd.grad((y**3).sum(), x)[0] for y in (p, qp)]
+        torch.testing.assert_close(*grads, rtol=0, atol=1e-9)
+    torch.testing.assert_close(ol.TopK(1)(x), ol.Sparsemax()(x))
+
+
+def minimised(objective, total, start):
+    """The layer as the problem it is: an objective of one sample, and the sum of the entries."""
+    return ol.OptLayer(objective, equality=lambda p, x: p.sum() - total, init=torch.full((5,), start, dtype=F64))
+
+
+@pytest.mark.parametrize(
+    ("layer", "as_problem"),
+    [
+        (ol.Softmax(), minimised(lambda p, x: (p * p.log()).sum() - x @ p, 1, 0.2)),
+        (ol.LML(2), minimised(lambda p, x: (p * p.log() + (1 - p) * (1 - p).log()).sum() - x @ p, 2, 0.4)),
+        # Where all entries are positive, the bound plays no part.
+        (ol.Entmax(1.5), minimised(lambda p, x: (p**1.5 - p).sum() / 0.75 - x @ p, 1, 0.2)),
+    ],
+    ids=["softmax", "lml", "entmax-1.5"],
+)
+def test_equals_the_optimization_problem(layer, as_problem):
+    x = rows(3, 5, scale=0.5).requires_grad_()
+    values = [layer(x), as_problem(x)]
+    torch.testing.assert_close(*values, rtol=0, atol=1e-8)
+    grads = [torch.autograd.grad((p**3).sum(), x)[0] for p in values]
+    torch.testing.assert_close(*grads, rtol=0, atol=1e-7)
+
+
 def test_lml_is_a_sigmoid_with_a_shared_threshold():
     for n, k, scale in ((6, 2, 1.0), (6, 5, 10.0), (2000, 7, 3.0)):
         p = ol.LML(k)(rows(4, n, scale=scale))
@@ -245,6 +281,7 @@ def test_lml_is_a_sigmoid_with_a_shared_threshold():
         (lambda: ol.Entmax(torch.ones(5, dtype=F64))(rows(3, 4)), ValueError, r"alpha has leading .* \(5,\)"),
         (lambda: ol.Entmax(torch.ones(3))(rows(3, 4)), ValueError, "alpha has dtype torch.float32 but x has"),
         (lambda: ol.LML(0), ValueError, "LML: k is 0; expected an integer that is at least 1"),
+        (lambda: ol.TopK(2, strength=0.0), ValueError, "TopK: strength is 0.0; expected a positive number"),
         (lambda: ol.LML(4)(rows(3, 4)), ValueError, "x has 4 entries along dimension -1; expected more than k = 4"),
     ],
 )

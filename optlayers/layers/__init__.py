@@ -3,9 +3,11 @@
 from .activations import Entmax, Softmax, Sparsemax
 from .cvxpy import CvxpyLayer, CvxpySolution
 from .deq import FixedPointLayer
-from .multilabel import LML
+from .multilabel import LML, TopK
 from .opt import OptLayer
 from .qp import QPLayer
+from .sorting import SoftRank, SoftSort
+from .transport import OptimalTransport
 
 __all__ = [
     "LML",
@@ -14,7 +16,11 @@ __all__ = [
     "Entmax",
     "FixedPointLayer",
     "OptLayer",
+    "OptimalTransport",
     "QPLayer",
+    "SoftRank",
+    "SoftSort",
     "Softmax",
     "Sparsemax",
+    "TopK",
 ]
