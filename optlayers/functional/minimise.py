@@ -146,7 +146,12 @@ def _search(program: Program, solver: SmoothInteriorPoint, init: Tensor) -> list
 
     def run(count: int, tensors: list[Tensor]) -> Sequence[Tensor]:
         start, *others = tensors
-        return solver(lambda x: program.values(x, others, capture), start.expand(count, -1), program.k)
+        return solver(
+            lambda x: program.values(x, others, capture),
+            lambda x: program.values(x, others, capture, first=1),
+            start.expand(count, -1),
+            program.k,
+        )
 
     if torch.compiler.is_compiling() or not capture:
         with paused():

@@ -90,23 +90,27 @@ class Program:
         self.tensors = [*[t.unsqueeze(0) for t in self.captured], *own]
         self.differentiable = [t.is_floating_point() for t in self.tensors]
 
-    def values(self, x: Tensor, tensors: Sequence[Tensor], capture: bool = True) -> Tensor:
+    def values(self, x: Tensor, tensors: Sequence[Tensor], capture: bool = True, first: int = 0) -> Tensor:
         """``(B, n)`` to ``(B, 1 + k + m)``, for `tensors` with a batch dimension of size B, or 1 where they are shared.
 
-        Without `capture`, captured tensors are taken from where they are.
+        Without `capture`, captured tensors are taken from where they are. With `first` 1 the objective is left out.
         """
-        count, one = len(self.captured), self._stacked
+        count = len(self.captured)
+
+        def one(x: Tensor, *values: Tensor) -> Tensor:
+            return self._stacked(x, *values, first=first)
+
         if not capture:
             tensors = tensors[count:]
         elif count:
-            converted = convert(self._stacked, self.captured)
+            converted = convert(one, self.captured)
 
             def one(x: Tensor, *values: Tensor) -> Tensor:
                 return converted(values[:count], x, *values[count:])
 
         size = x.shape[0]
         if size == 0:  # vmap refuses an empty batch
-            return x.new_zeros(0, 1 + self.k + self.m)
+            return x.new_zeros(0, 1 + self.k + self.m - first)
         if size == 1:
             return one(x[0], *[t[0] for t in tensors]).unsqueeze(0)
         mapped = [t.shape[0] == size for t in tensors]
@@ -117,18 +121,20 @@ class Program:
         """Multipliers, shaped as the constraint functions return their values."""
         return [v if unravel is None else unravel(v) for v, unravel in zip((y, z), self.unravels, strict=True)]
 
-    def _parts(self, x: Tensor, *tensors: Tensor) -> list[Any]:
+    def _parts(self, x: Tensor, *tensors: Tensor, first: int = 0) -> list[Any]:
         args = self.batch.rebuild(tensors)
         x = self.batch.unravel(x)
-        parts = [None if fn is None else fn(x, *args) for fn in self.functions]
-        for what, fn, part in zip(("objective", "equality", "inequality"), self.functions, parts, strict=True):
+        parts = []
+        for what, fn in list(zip(("objective", "equality", "inequality"), self.functions, strict=True))[first:]:
+            part = None if fn is None else fn(x, *args)
             if fn is not None:
                 _check_part(self.name, what, part)
+            parts.append(part)
         return parts
 
-    def _stacked(self, x: Tensor, *tensors: Tensor) -> Tensor:
-        flat = [_ravel(part)[0] for part in self._parts(x, *tensors) if part is not None]
-        return torch.cat(flat).to(x.dtype) if len(flat) > 1 else flat[0].to(x.dtype)
+    def _stacked(self, x: Tensor, *tensors: Tensor, first: int = 0) -> Tensor:
+        flat = [_ravel(part)[0] for part in self._parts(x, *tensors, first=first) if part is not None]
+        return torch.cat([x.new_zeros(0), *flat]).to(x.dtype) if len(flat) != 1 else flat[0].to(x.dtype)
 
 
 def _ravel(part: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .._base import tree
 from .._base.status import Solution
@@ -63,15 +63,16 @@ class OptLayer(nn.Module):
             raise ValueError(
                 "OptLayer: expected an objective, with equality and inequality if it has any, or a residual alone."
             )
-        self.residual = residual
-        self.objective = objective
+        self.residual: Any = residual
+        self.objective: Any = objective
         self.equality = equality
         self.inequality = inequality
         self.init = init if callable(init) else None
-        tensors, self._rebuild_init = ([], None) if callable(init) else tree.partition(init)
-        for index, tensor in enumerate(tensors):
-            self.register_buffer(f"init_{index}", tensor, persistent=False)
-        self._init_count = len(tensors)
+        leaves, _ = tree.partition(None if callable(init) else init)
+        for index, leaf in enumerate(leaves):
+            self.register_buffer(f"init_{index}", leaf, persistent=False)
+        # Where the buffers go; the tensors themselves would not move with the layer.
+        self._places = None if callable(init) else tree.map(lambda leaf: isinstance(leaf, Tensor) or leaf, init)
         self.solver = solver
         self.adjoint = adjoint
         self.in_dims = in_dims
@@ -83,8 +84,8 @@ class OptLayer(nn.Module):
 
     def solve(self, *args: Any) -> MinimiseSolution | Solution:
         """The whole :class:`~optlayers.MinimiseSolution`, or :class:`~optlayers.Solution` of a residual."""
-        if self.residual is not None:
-            return self._root(self.residual, args)
+        if self.objective is None:
+            return self._root(args)
         return minimise(
             self.objective,
             self._start(args),
@@ -97,12 +98,12 @@ class OptLayer(nn.Module):
             throw=self.throw,
         )
 
-    def _root(self, residual: Function, args: tuple) -> Solution:
+    def _root(self, args: tuple) -> Solution:
         batch = batch_of("OptLayer", self._start(args), args, self.in_dims)
         solver = Newton() if self.solver is None else self.solver
         solver = solver if batch.single else replace(solver, batch_ndim=1)
         init = batch.unravel(batch.init[0] if batch.single else batch.init)
-        fn, args = on_batch(residual, batch), batch.rebuild(batch.tensors)
+        fn, args = on_batch(self.residual, batch), batch.rebuild(batch.tensors)
         return root(fn, init, args, solver=solver, adjoint=self.adjoint, throw=self.throw)
 
     def _start(self, args: tuple) -> Any:
@@ -111,8 +112,11 @@ class OptLayer(nn.Module):
                 if self.in_dims is None:
                     return self.init(*args)
                 return torch.vmap(self.init, in_dims=axes("OptLayer", args, self.in_dims))(*args)
-        init = self._rebuild_init([getattr(self, f"init_{index}") for index in range(self._init_count)])
-        return init if self.in_dims is None else tree.map(lambda leaf: leaf.unsqueeze(0), init)
+        buffers = iter(range(len(tree.leaves(self._places))))
+        init = tree.map(lambda leaf: getattr(self, f"init_{next(buffers)}") if leaf is True else leaf, self._places)
+        if self.in_dims is None:
+            return init
+        return tree.map(lambda leaf: leaf.unsqueeze(0) if isinstance(leaf, Tensor) else leaf, init)
 
     def extra_repr(self) -> str:
         return f"solver={self.solver}, adjoint={self.adjoint}, in_dims={self.in_dims}"

@@ -44,7 +44,7 @@ class _Violation(NamedTuple):
 
 
 def explain(
-    values: Values, point: KKTPoint, init: Tensor, direction: Tensor, status: Tensor, k: int
+    values: Values, constraints: Values, point: KKTPoint, init: Tensor, direction: Tensor, status: Tensor, k: int
 ) -> tuple[Tensor, KKTPoint]:
     """The status of samples that were not solved, and certificates of infeasibility in their multipliers.
 
@@ -55,7 +55,7 @@ def explain(
     unsolved = status != int(Status.SOLVED)
     infeasible = torch.zeros_like(unsolved)
     if point.c.shape[-1] > 1:
-        certificate = least_violation(values, point, unsolved, k)
+        certificate = least_violation(constraints, point, unsolved, k)
         infeasible = unsolved & (excluded_radius(certificate, k) > CERTAIN)
         size = largest(torch.cat([certificate.y, certificate.z], -1)).clamp(min=torch.finfo(init.dtype).tiny)[:, None]
         certificate = certificate._replace(y=certificate.y / size, z=certificate.z / size)
@@ -69,29 +69,32 @@ def explain(
     return status, point
 
 
-def least_violation(values: Values, start: KKTPoint, wanted: Tensor, k: int, max_steps: int = 50) -> KKTPoint:
-    """Minimise ``|h|^2 / 2 + |max(g, 0)|^2 / 2`` by Newton's method (IPC-13); the domain is that of all functions."""
+def least_violation(constraints: Values, start: KKTPoint, wanted: Tensor, k: int, max_steps: int = 50) -> KKTPoint:
+    """Minimise ``|h|^2 / 2 + |max(g, 0)|^2 / 2`` by Newton's method (IPC-13), from a start.
+
+    The objective has no part in it: the certificate needs none, and is often found where there is none.
+    """
 
     def evaluated(x: Tensor) -> KKTPoint:
         with torch.no_grad():
-            c = values(x)
-        h, excess = c[:, 1 : 1 + k], c[:, 1 + k :].clamp(min=0)
-        return KKTPoint(x, h, excess, *second(values, x, torch.cat([torch.zeros_like(c[:, :1]), h, excess], -1)))
+            h, excess = _violations(constraints(x), k)
+        c, J, H = second(constraints, x, torch.cat([h, excess], -1))
+        nothing = x.new_zeros(len(x), 1)  # in the place of the objective
+        return KKTPoint(x, h, excess, torch.cat([nothing, c], -1), torch.cat([torch.zeros_like(x[:, None]), J], 1), H)
 
-    def violation(c: Tensor) -> Tensor:
-        inside = c[:, 0].isfinite()
-        c = torch.cat([c[:, 1 : 1 + k], c[:, 1 + k :].clamp(min=0)], -1)
-        return torch.where(inside, 0.5 * c.square().sum(-1), torch.inf)
+    def size(c: Tensor) -> Tensor:
+        return 0.5 * torch.cat(_violations(c, k), -1).square().sum(-1)
 
     def step(at: _Violation) -> _Violation:
         x, y, z, c, J, H = at.point
         rows = torch.where(torch.cat([torch.ones_like(y), z], -1).unsqueeze(-1) > 0, J[:, 1:], 0.0)
         gradient = matvec(J[:, 1:].mT, torch.cat([y, z], -1))
         dx = -factor(H + rows.mT @ rows).solve(gradient)
-        slope, before = (gradient * dx).sum(-1), violation(c)
-        alpha = torch.ones_like(slope)
+        slope, before = (gradient * dx).sum(-1), size(c[:, 1:])
+        alpha, rejected = torch.ones_like(slope), slope > 0
         for _ in range(30):
-            rejected = ~(violation(values(x + alpha[:, None] * dx)) <= before + 1e-4 * alpha * slope)
+            with torch.no_grad():
+                rejected = ~(size(constraints(x + alpha[:, None] * dx)) <= before + 1e-4 * alpha * slope)
             if surely_none(rejected):
                 break
             alpha = torch.where(rejected, 0.5 * alpha, alpha)
@@ -99,9 +102,14 @@ def least_violation(values: Values, start: KKTPoint, wanted: Tensor, k: int, max
 
     def done(at: _Violation) -> Tensor:
         least = torch.finfo(at.point.x.dtype).eps ** 1.5
-        return ~wanted | at.stuck | (violation(at.point.c) < least) | (excluded_radius(at.point, k) > 100 * CERTAIN)
+        certain = excluded_radius(at.point, k) > 100 * CERTAIN
+        return ~wanted | at.stuck | (size(at.point.c[:, 1:]) < least) | certain
 
     return iterate(step, _Violation(evaluated(start.x), ~wanted), done, max_steps).state.point
+
+
+def _violations(c: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    return c[:, :k], c[:, k:].clamp(min=0)
 
 
 def falls_forever(values: Values, point: KKTPoint, direction: Tensor, k: int) -> Tensor:

@@ -17,8 +17,12 @@ from .newton_kkt import NewtonKKT, matvec
 
 HALVINGS = 24
 SHORT_OF_BOUNDARY = 0.995
+LAG = 0.1
 SETTLED = 1e-4  # promised decrease of the objective, relative, below which it has settled
 SHORT, PATIENCE = 0.02, 6  # after so many steps in a row of which less than this could be taken, look for the reason
+
+
+Residuals = tuple[Tensor, Tensor, Tensor]  # stationarity, equalities, inequalities with their slacks
 
 
 class ProgramSolution(NamedTuple):
@@ -80,15 +84,17 @@ class SmoothInteriorPoint:
         """`rtol`, or the default of the dtype."""
         return self.rtol if self.rtol is not None else (1e-9 if dtype == torch.float64 else 2e-5)
 
-    def __call__(self, values: Values, init: Tensor, k: int) -> ProgramSolution:
+    def __call__(self, values: Values, constraints: Values, init: Tensor, k: int) -> ProgramSolution:
         """Solve a batch of programs whose functions are stacked.
 
         Args:
             values: ``(B, n)`` to ``(B, 1 + k + m)``: the objective, ``k`` equalities, ``m`` inequalities.
+            constraints: ``(B, n)`` to ``(B, k + m)``: the last of these, where the objective need not exist.
             init: ``(B, n)``.
         """
         tol = self.tolerance(init.dtype)
         scaled, scale = _scaled(values, init, k)
+        rows = lambda x: scale[:, 1:] * constraints(x)  # noqa: E731
         start = _start(scaled, init, k)
         valid = torch.cat([start.c, start.J.flatten(1), start.H.flatten(1)], -1).isfinite().all(-1)
 
@@ -105,7 +111,7 @@ class SmoothInteriorPoint:
         at: State = end.state
         steps, creeping = end.steps, at.short >= PATIENCE
         if not surely_none(creeping):  # it takes its time, or there is nowhere to go
-            hopeless = excluded_radius(least_violation(scaled, at.point, creeping, k), k) > CERTAIN
+            hopeless = excluded_radius(least_violation(rows, at.point, creeping, k), k) > CERTAIN
             on = creeping & ~hopeless
             resumed = at._replace(lost=at.lost & ~on, short=torch.where(on, -1.0 * self.max_steps, at.short))
             end = iterate(lambda at: _step(scaled, at, k), resumed, ended, self.max_steps)
@@ -118,7 +124,7 @@ class SmoothInteriorPoint:
         status = torch.where(end.failed | end.done, int(Status.NUMERICAL_ERROR), int(Status.MAX_STEPS))
         status = torch.where(solved, int(Status.SOLVED), status)
         if not surely_none(~solved & valid):
-            status, point = explain(scaled, point, init, at.dx, status, k)
+            status, point = explain(scaled, rows, point, init, at.dx, status, k)
         status = torch.where(solved & concave(point, active, k), int(Status.INVALID_INPUT), status)
         status = torch.where(valid, status, int(Status.INVALID_INPUT))
         parts = _unscaled(point, active, inverse, scale, k)
@@ -152,7 +158,7 @@ def _step(values: Values, at: State, k: int) -> State:
     rejected = ~acceptable(c1, matvec(J1.mT, _weight(y1, z1)), s1, z1, *move[4:])
     if not surely_none(rejected):
         # Newton's own direction lowers the merit, if the step is short enough; the corrected one need not.
-        move = choose(rejected, toward(0.5 * _mean(s * z), torch.zeros_like(s)), move)
+        move = choose(rejected, toward(torch.maximum(0.5 * _mean(s * z), _floor(r)), torch.zeros_like(s)), move)
         for _ in range(HALVINGS):
             x1, s1, y1, z1 = moved(*move)
             c1, gradient = first(values, x1, _weight(y1, z1))
@@ -167,7 +173,7 @@ def _step(values: Values, at: State, k: int) -> State:
     return State(x1, s1, y1, z1, c1, J1, H1, move[0], promise, short, lost)
 
 
-def _predicted(system: NewtonKKT, r: tuple[Tensor, ...], s: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+def _predicted(system: NewtonKKT, r: Residuals, s: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """(IPC-6) Mehrotra's centering and second-order correction, from the step that aims at complementarity itself."""
     mu = _mean(s * z)
     if s.shape[-1] == 0:
@@ -175,7 +181,12 @@ def _predicted(system: NewtonKKT, r: tuple[Tensor, ...], s: Tensor, z: Tensor) -
     _, ds, _, dz = system.solve(*r, s * z, s, z)
     alpha = torch.minimum(_boundary(s, ds), _boundary(z, dz)).clamp(max=1)
     ahead = _mean((s + alpha * ds) * (z + alpha * dz))
-    return mu * (ahead / mu).clamp(max=1) ** 3, ds * dz
+    return torch.maximum(mu * (ahead / mu).clamp(max=1) ** 3, _floor(r)), ds * dz
+
+
+def _floor(r: Residuals) -> Tensor:
+    """(IPC-6) Complementarity must not run ahead of the other conditions: its walls would stop every later step."""
+    return LAG * largest(torch.cat(r, -1)).unsqueeze(-1)
 
 
 def _start(values: Values, init: Tensor, k: int) -> State:
@@ -215,12 +226,12 @@ def _unscaled(point: KKTPoint, active: Tensor, inverse: Tensor, scale: Tensor, k
     }
 
 
-def _residuals(c: Tensor, gradient: Tensor, s: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+def _residuals(c: Tensor, gradient: Tensor, s: Tensor, k: int) -> Residuals:
     """Stationarity, equalities, inequalities with their slack (IPC-3)."""
     return gradient, c[:, 1 : 1 + k], c[:, 1 + k :] + s
 
 
-def _merit(r: tuple[Tensor, ...], complementarity: Tensor) -> Tensor:
+def _merit(r: Residuals, complementarity: Tensor) -> Tensor:
     return torch.linalg.vector_norm(torch.cat([*r, complementarity], -1), dim=-1)
 
 
