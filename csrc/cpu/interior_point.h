@@ -31,8 +31,8 @@ class InteriorPoint {
   InteriorPoint(const QpSizes& sizes, Arena& arena)
       : q(sizes, arena), factor(q.n, arena), it(q, arena), move(q, arena), trial_(q, arena), last_(q, arena),
         active_set_(q, arena) {
-    r_x_ = arena.take(q.ld), Qx_ = arena.take(q.ld), ray_x = arena.take(q.ld);
-    for (double** v : {&r_row_, &weight_, &barrier_, &r_gap_, &pull_, &rows_, &start_, &proof}) *v = arena.take(q.N);
+    r_x_ = arena.take(q.ld), Qx_ = arena.take(q.ld), leak_ = arena.take(q.ld), ray_x = arena.take(q.ld);
+    for (double** v : {&r_row_, &weight_, &barrier_, &r_gap_, &pull_, &rows_, &Cx_, &start_, &proof}) *v = arena.take(q.N);
     guess_ = reinterpret_cast<bool*>(arena.take(q.N)), refused_ = reinterpret_cast<bool*>(arena.take(q.N));
     active_ = reinterpret_cast<bool*>(arena.take(q.N));
   }
@@ -43,6 +43,7 @@ class InteriorPoint {
     bool unbounded = false;  // a ray was found; what is left to see is whether there is a feasible point
     has_refused_ = false, allowed_ = static_cast<int64_t>(rules::kUnclear * static_cast<double>(count_));
     const auto solved = [&] { return unbounded ? kDualInfeasible : kSolved; };
+    quick_ = q.n >= rules::kQuickSize;
     if (!start()) return kNumericalError;
     for (int64_t step = 0;; ++step) {
       norms = residuals(it);
@@ -53,12 +54,9 @@ class InteriorPoint {
       }
       if (step == max_steps) return unbounded ? kDualInfeasible : kMaxSteps;
 
-      for (int64_t i = 0; i < q.N; ++i) {
-        weight_[i] = rules::weight(q.kind[i], it.s[i], it.dual[i]);
-        barrier_[i] = it.s[i] + rules::kDelta * it.dual[i];
-        r_gap_[i] = it.s[i] * it.dual[i];
-      }
-      if (!q.factor(weight_, factor)) return failed(unbounded);
+      if (mean_gap(0) < rules::kQuickGap) quick_ = false;
+      if (!factor_step()) return failed(unbounded);
+      for (int64_t i = 0; i < q.N; ++i) r_gap_[i] = it.s[i] * it.dual[i];
       // Near a degenerate vertex the proximal terms hold the multipliers back, the violation stays behind the gap, and
       // the slacks that have vanished meanwhile jam every step. There the step is refined to the one without them.
       refinements_ = norms.primal > norms.gap && norms.gap < rules::kLagging ? rules::kStepRefinements : 0;
@@ -88,13 +86,30 @@ class InteriorPoint {
  private:
   Iterate trial_, last_;
   ActiveSet active_set_;
-  double *r_x_, *Qx_, *r_row_, *weight_, *barrier_, *r_gap_, *pull_, *rows_, *start_;
+  double *r_x_, *r_row_, *Qx_, *Cx_;  // of the iterate that `residuals` was asked about last
+  double *weight_, *barrier_, *r_gap_, *pull_, *rows_, *start_, *leak_;
   bool *guess_, *refused_, *active_;
   int64_t count_ = 0, allowed_ = 0;
+  double delta_ = rules::kDelta;
+  bool quick_ = false;
   bool has_refused_ = false;
   int refinements_ = 0;
 
   static Status failed(bool unbounded) { return unbounded ? kDualInfeasible : kNumericalError; }
+
+  /// Weights and factor (IPM-6) at the iterate; in floats as long as they serve.
+  bool factor_step() {
+    for (;;) {
+      delta_ = quick_ ? rules::kQuickDelta : rules::kDelta;
+      for (int64_t i = 0; i < q.N; ++i) {
+        weight_[i] = rules::weight(q.kind[i], it.s[i], it.dual[i], delta_);
+        barrier_[i] = it.s[i] + delta_ * it.dual[i];
+      }
+      if (!quick_) return q.factor(weight_, factor);
+      if (q.quick_factor(weight_, factor)) return true;
+      quick_ = false;
+    }
+  }
 
   /// The minimiser of the objective plus half the squared violation, pushed inside the cone (IPM-4).
   bool start() {
@@ -119,7 +134,7 @@ class InteriorPoint {
   Norms residuals(const Iterate& at) {
     q.quadratic(at.x, Qx_);
     q.adjoint(at.dual, r_x_);
-    q.rows(at.x, rows_);
+    q.rows(at.x, Cx_);
     const double terms = rules::most(rules::most(largest(Qx_, q.n), largest(r_x_, q.n)), largest(q.p, q.n));
     const double top = 1 + largest(at.dual, q.N);
     Norms out;
@@ -129,9 +144,9 @@ class InteriorPoint {
       if (j < q.n) raise(out.dual, r_x_[j] / (rules::least(q.column[j], 1) + terms));
     }
     for (int64_t i = 0; i < q.N; ++i) {
-      r_row_[i] = q.kind[i] ? rows_[i] + at.s[i] - q.c[i] : 0;
+      r_row_[i] = q.kind[i] ? Cx_[i] + at.s[i] - q.c[i] : 0;
       const double unit = rules::least(q.row[i], 1) + std::fabs(q.c[i]);
-      raise(out.primal, r_row_[i] / (unit + std::fabs(rows_[i])));
+      raise(out.primal, r_row_[i] / (unit + std::fabs(Cx_[i])));
       if (is_inequality(i)) raise(out.gap, rules::least(at.s[i] / unit, at.dual[i] / top));
     }
     return out;
@@ -153,15 +168,15 @@ class InteriorPoint {
     for (int64_t j = 0; j < q.ld; ++j) last_.x[j] = move.x[j];
     for (int pass = 0; pass < refinements_; ++pass) refine_direction();
     for (int64_t i = 0; i < q.N; ++i) {
-      move.s[i] = is_inequality(i) ? rules::kDelta * last_.dual[i] - r_row_[i] - rows_[i] : 0;
+      move.s[i] = is_inequality(i) ? delta_ * last_.dual[i] - r_row_[i] - rows_[i] : 0;
     }
   }
 
   /// What the proximal terms have kept from `move`: rho and delta times the `last_` part of it, solved for (IPM-20).
   void refine_direction() {
-    for (int64_t i = 0; i < q.N; ++i) last_.s[i] = rules::kDelta * weight_[i] * last_.dual[i];
-    q.adjoint(last_.s, Qx_);
-    for (int64_t j = 0; j < q.ld; ++j) last_.x[j] = rules::kRho * last_.x[j] - Qx_[j];
+    for (int64_t i = 0; i < q.N; ++i) last_.s[i] = delta_ * weight_[i] * last_.dual[i];
+    q.adjoint(last_.s, leak_);
+    for (int64_t j = 0; j < q.ld; ++j) last_.x[j] = rules::kRho * last_.x[j] - leak_[j];
     factor.solve(last_.x);
     q.rows(last_.x, last_.dual);
     for (int64_t j = 0; j < q.ld; ++j) move.x[j] += last_.x[j];
@@ -203,6 +218,7 @@ class InteriorPoint {
   /// Go almost to the boundary; nearer, the smaller the gap.
   void advance() {
     double length = step_length();
+    if (length < rules::kQuickLength) quick_ = false;
     if (length < 1) length *= rules::most(1 - mean_gap(0), 0.995);
     for (int64_t j = 0; j < q.n; ++j) it.x[j] += length * move.x[j];
     for (int64_t i = 0; i < q.N; ++i) {
@@ -261,9 +277,8 @@ class InteriorPoint {
   bool polish(double tolerance, int flips) {
     ActiveSet& a = active_set_;
     std::copy(guess_, guess_ + q.N, active_);
-    q.quadratic(it.x, a.r_x);
-    q.rows(it.x, start_);
-    for (int64_t j = 0; j < q.ld; ++j) a.r_x[j] = -q.p[j] - a.r_x[j];
+    for (int64_t j = 0; j < q.ld; ++j) a.r_x[j] = -q.p[j] - Qx_[j];
+    std::copy(Cx_, Cx_ + q.N, start_);
     for (int64_t wrong = q.N + 1;; --flips) {
       for (int64_t i = 0; i < q.N; ++i) {
         a.weight[i] = active_[i] ? 1 / rules::kDelta : 0;
@@ -305,22 +320,21 @@ class InteriorPoint {
       out.gain += rows_[i] * proof[i];
     }
     if (!(out.gain > 0)) return out;
-    q.adjoint(proof, Qx_);
-    for (int64_t j = 0; j < q.n; ++j) out.leak += std::fabs(Qx_[j]);
+    q.adjoint(proof, leak_);
+    for (int64_t j = 0; j < q.n; ++j) out.leak += std::fabs(leak_[j]);
     out.scale = rules::most(rules::most(largest(it.x, q.n), 1), out.size / rules::most(total, rules::kTiny));
     return out;
   }
 
   /// Whether the multipliers, purified if they are promising, prove that no x is feasible; they are kept in `proof`.
   bool proves_infeasible(const Iterate& candidate) {
-    q.rows(it.x, rows_);
-    for (int64_t i = 0; i < q.N; ++i) rows_[i] -= q.c[i], proof[i] = candidate.dual[i];
+    for (int64_t i = 0; i < q.N; ++i) rows_[i] = q.kind[i] ? Cx_[i] - q.c[i] : 0, proof[i] = candidate.dual[i];
     const rules::Evidence rough = evidence_against_x();
     if (rough.excludes(rules::kCertificate)) return true;
     if (!rough.excludes(rules::kPromising)) return false;
     // H holds C'WC with W up to 1/delta: v - W C H^-1 C'v leaks (Q + rho) H^-1 times as much as v (IPM-14).
-    factor.solve(Qx_);
-    q.rows(Qx_, pull_);
+    factor.solve(leak_);
+    q.rows(leak_, pull_);
     for (int64_t i = 0; i < q.N; ++i) proof[i] -= weight_[i] * pull_[i];
     return evidence_against_x().excludes(rules::kCertificate);
   }
@@ -329,7 +343,6 @@ class InteriorPoint {
   bool proves_unbounded(const Iterate& candidate) {
     rules::Evidence out;
     double total = 0;
-    q.quadratic(it.x, Qx_);
     for (int64_t j = 0; j < q.n; ++j) {
       const double descent = -(q.p[j] + Qx_[j]) * candidate.x[j];
       total += std::fabs(candidate.x[j]);
@@ -337,9 +350,9 @@ class InteriorPoint {
       out.gain += descent;
     }
     if (!(out.gain > 0)) return false;
-    q.quadratic(candidate.x, Qx_);
+    q.quadratic(candidate.x, leak_);
     q.rows(candidate.x, rows_);
-    out.leak = largest(Qx_, q.n);
+    out.leak = largest(leak_, q.n);
     for (int64_t i = 0; i < q.N; ++i) {
       out.leak = rules::most(out.leak, is_inequality(i) ? rows_[i] : std::fabs(rows_[i]));
     }

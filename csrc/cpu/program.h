@@ -23,16 +23,32 @@ struct Arena {
   }
 };
 
-/// A factor of Q + rho I + C' diag(weight) C.
+/// A factor of Q + rho I + C' diag(weight) C, of doubles or, in the same place, of floats.
 struct Factor {
   Cholesky<double> exact;
+  Cholesky<float> quick;
+  bool is_quick = false;
 
-  Factor(int64_t n, Arena& arena) : exact{} {
-    exact.n = n, exact.ld = padded(n);
+  Factor(int64_t n, Arena& arena) : exact{}, quick{} {
+    exact.n = quick.n = n, exact.ld = quick.ld = padded(n);
     exact.U = arena.take(exact.order() * panel_columns<double>(exact.ld)), exact.inverse = arena.take(exact.ld);
-    exact.blocks = arena.take(Cholesky<double>::block_size(exact.ld));
+    exact.blocks = arena.take(std::max(Cholesky<double>::block_size(exact.ld), Cholesky<float>::block_size(exact.ld) / 2));
+    quick.U = reinterpret_cast<float*>(exact.U), quick.inverse = reinterpret_cast<float*>(exact.inverse);
+    quick.blocks = reinterpret_cast<float*>(exact.blocks), rounded_ = reinterpret_cast<float*>(arena.take(exact.ld));
   }
-  void solve(double* x) const { exact.solve(x); }
+
+  void solve(double* x) const {
+    if (!is_quick) return exact.solve(x);
+    double most = 0;  // floats have no room for large and small units
+    for (int64_t j = 0; j < exact.ld; ++j) most = rules::most(std::fabs(x[j]), most);
+    const double unit = most > 0 ? most : 1;
+    for (int64_t j = 0; j < exact.ld; ++j) rounded_[j] = static_cast<float>(x[j] / unit);
+    quick.solve(rounded_);
+    for (int64_t j = 0; j < exact.ld; ++j) x[j] = unit * static_cast<double>(rounded_[j]);
+  }
+
+ private:
+  float* rounded_;
 };
 
 /// The N = k + m + (n) + (n) rows [A; G; -I; I] share one index; matrices have rows padded to ld with zeros.
@@ -40,7 +56,7 @@ struct Program {
   int64_t n, ld, k, m, lower, upper, dense, N;
   double *Q, *C, *p, *c;         // ld x ld, dense x ld, ld, N; scaled, c = [b; h; -lb; ub] with 0 at absent rows
   double *column, *row, cost;    // x = column * x_scaled, multiplier = row * scaled / cost, slack = scaled / row
-  double *S, *diagonal;          // dense rows in panels, ld: scratch of `factor`
+  double *S_, *diagonal;         // dense rows in panels, ld: scratch of `factor`
   double *size, *scratch;        // ld, ld
   Kind* kind;                    // N
 
@@ -49,7 +65,7 @@ struct Program {
         N(dense + lower + upper), cost(1) {
     Q = arena.take(ld * ld), C = arena.take(dense * ld), p = arena.take(ld), c = arena.take(N);
     column = arena.take(ld), row = arena.take(N);
-    S = arena.take(dense * panel_columns<double>(ld)), diagonal = arena.take(ld);
+    S_ = arena.take(dense * panel_columns<double>(ld)), diagonal = arena.take(ld);
     size = arena.take(ld), scratch = arena.take(ld);
     kind = reinterpret_cast<Kind*>(arena.take(N));
   }
@@ -66,19 +82,29 @@ struct Program {
   /// (Q + Q')/2, with one over its largest entry in `cost`, and the raw rows [A; G].
   template <class T>
   void load(const T* Q_in, const T* A_in, const T* G_in) {
-    double most = 0;
-    for (int64_t i = 0; i < n; ++i) {
-      for (int64_t j = 0; j <= i; ++j) {
-        const double v = 0.5 * (static_cast<double>(Q_in[i * n + j]) + static_cast<double>(Q_in[j * n + i]));
-        Q[i * ld + j] = Q[j * ld + i] = v;
-        most = rules::most(std::fabs(v), most);
-      }
-      for (int64_t j = n; j < ld; ++j) Q[i * ld + j] = 0;
-    }
-    for (int64_t i = n * ld; i < ld * ld; ++i) Q[i] = 0;
-    cost = most > 0 ? 1 / most : 1;
+    load_symmetric(Q_in);
     load_rows(A_in, k, C);
     load_rows(G_in, m, C + k * ld);
+  }
+
+  template <class T>
+  void load_symmetric(const T* from) {
+    constexpr int64_t kTile = 8;  // reads of columns stay in the cache
+    double most = 0;
+    for (int64_t top = 0; top < n; top += kTile) {
+      for (int64_t left = 0; left <= top; left += kTile) {
+        for (int64_t i = top; i < std::min(top + kTile, n); ++i) {
+          for (int64_t j = left; j < std::min(left + kTile, i + 1); ++j) {
+            const double v = 0.5 * (static_cast<double>(from[i * n + j]) + static_cast<double>(from[j * n + i]));
+            Q[i * ld + j] = Q[j * ld + i] = v;
+            most = rules::most(std::fabs(v), most);
+          }
+        }
+      }
+      for (int64_t i = top; i < std::min(top + kTile, n); ++i) std::fill(Q + i * ld + n, Q + (i + 1) * ld, 0.0);
+    }
+    std::fill(Q + n * ld, Q + ld * ld, 0.0);
+    cost = most > 0 ? 1 / most : 1;
   }
 
   /// Ruiz factors of [[Q, C'], [C, 0]] as powers of two (IPM-3), of Q brought to max-norm one by `cost`.
@@ -88,11 +114,10 @@ struct Program {
     for (int pass = 0; pass < rules::kRuizPasses; ++pass) {
       for (int64_t j = 0; j < ld; ++j) size[j] = scratch[j] = 0;
       // Q is symmetric: the largest entries of its columns, scaled by the rows they stand in.
-      for (int64_t i = 0; i < n; ++i) largest_scaled(Q + i * ld, column, column[i], size, ld);
-      for (int64_t i = 0; i < dense; ++i) {
-        const double most = row[i] * largest_scaled(C + i * ld, column, row[i], scratch, ld);
-        row[i] = rules::divide(row[i], std::sqrt(most));
-      }
+      raise(Q, n, column, size, [](int64_t, double) {});
+      raise(C, dense, row, scratch, [&](int64_t i, double most) {
+        row[i] = rules::divide(row[i], std::sqrt(row[i] * most));
+      });
       for (int64_t j = 0; j < n; ++j) {
         const double most = column[j] * rules::most(cost * size[j], scratch[j]);
         column[j] = rules::divide(column[j], std::sqrt(most));
@@ -108,20 +133,14 @@ struct Program {
   void scale() {
     double total = 0;
     for (int64_t i = 0; i < n; ++i) {
-      double most = 0;
-      for (int64_t j = 0; j < n; ++j) {
-        Q[i * ld + j] *= column[i] * column[j];
-        most = rules::most(most, std::fabs(Q[i * ld + j]));
-      }
-      total += most;
+      total += scale_row(Q + i * ld, column[i]);
       p[i] *= column[i];
     }
-    cost = rules::power_of_two(rules::divide(1, rules::most(largest(p, n), total / n)));
-    for (int64_t i = 0; i < n * ld; ++i) Q[i] *= cost;
+    cost = rules::power_of_two(rules::divide(1, rules::most(largest(p, n), total / static_cast<double>(n))));
+    const Vec unit = splat(cost);
+    for (int64_t i = 0; i < n * ld; i += kWidth) store(Q + i, unit * optl::OPTL_ISA::load(Q + i));
     for (int64_t i = 0; i < n; ++i) p[i] *= cost;
-    for (int64_t i = 0; i < dense; ++i) {
-      for (int64_t j = 0; j < n; ++j) C[i * ld + j] *= row[i] * column[j];
-    }
+    for (int64_t i = 0; i < dense; ++i) scale_row(C + i * ld, row[i]);
   }
 
   /// out = Q x; out and x are padded.
@@ -146,41 +165,82 @@ struct Program {
   }
 
   /// Factor Q + rho I + C' diag(weight) C (IPM-6). A rho that rounding swallows is raised, a hundredfold at a time.
-  bool factor(const double* weight, Factor& out) {
-    out.exact.rows = std::count_if(weight, weight + dense, [](double w) { return w != 0; });
-    weigh(weight, out.exact.rows, S);
-    double rho = rules::kRho;
-    for (int attempt = 0; attempt < 4; ++attempt, rho *= 100) {
+  bool factor(const double* weight, Factor& out) { return factor(weight, out, out.exact, rules::kRho, 4); }
+
+  /// The same in floats.
+  bool quick_factor(const double* weight, Factor& out) { return factor(weight, out, out.quick, rules::kQuickRho, 1); }
+
+  /// Whether Q, as `load` left it, is positive semidefinite up to the rounding of its dtype.
+  bool convex(double input_eps, Factor& out) {
+    const double size = static_cast<double>(n), room = (size + 2) * size * std::numeric_limits<float>::epsilon();
+    return has_cholesky(-room, out.quick) || has_cholesky(rules::most(1e-8, 4 * size * input_eps), out.exact);
+  }
+
+ private:
+  /// v_j <- factor column_j v_j; returns the largest |v_j|.
+  double scale_row(double* v, double factor) const {
+    const Vec scale = splat(factor);
+    Vec lane = splat(0.0);
+    for (int64_t j = 0; j < ld; j += kWidth) {
+      const Vec scaled = optl::OPTL_ISA::load(v + j) * (scale * optl::OPTL_ISA::load(column + j));
+      store(v + j, scaled);
+      lane = optl::OPTL_ISA::most(absolute(scaled), lane);
+    }
+    double top = 0;
+    for (int l = 0; l < kWidth; ++l) top = rules::most(lane[l], top);
+    return top;
+  }
+
+  /// out_j <- max_i scale_i |a_ij|, and found(i, max_j |a_ij| column_j).
+  template <class Found>
+  void raise(const double* a, int64_t rows, const double* scale, double* out, const Found& found) const {
+    double top[4];
+    int64_t i = 0;
+    for (; i + 4 <= rows; i += 4) {
+      largest_scaled<4>(a + i * ld, ld, column, scale + i, out, top);
+      for (int r = 0; r < 4; ++r) found(i + r, top[r]);
+    }
+    for (; i < rows; ++i) {
+      largest_scaled<1>(a + i * ld, ld, column, scale + i, out, top);
+      found(i, top[0]);
+    }
+  }
+
+  template <class S>
+  bool factor(const double* weight, Factor& out, Cholesky<S>& cholesky, double rho, int attempts) {
+    cholesky.rows = std::count_if(weight, weight + dense, [](double w) { return w != 0; });
+    S* const weighted = reinterpret_cast<S*>(S_);
+    weigh(weight, cholesky.rows, weighted);
+    out.is_quick = sizeof(S) == sizeof(float);
+    for (int attempt = 0; attempt < attempts; ++attempt, rho *= 100) {
       for (int64_t j = 0; j < ld; ++j) diagonal[j] = j < n ? rho : 1;
       for (int64_t j = 0; j < lower; ++j) diagonal[j] += weight[dense + j];
       for (int64_t j = 0; j < upper; ++j) diagonal[j] += weight[dense + lower + j];
-      if (out.exact.factor(Q, diagonal, S)) return true;
+      if (cholesky.factor(Q, diagonal, weighted)) return true;
     }
     return false;
   }
 
-  /// Whether Q, as `load` left it, is positive semidefinite up to the rounding of its dtype.
-  bool convex(double input_eps, Factor& out) {
-    const double shift = rules::most(1e-8, 4 * static_cast<double>(n) * input_eps);
+  /// Whether Q, its largest entry taken for one, and the shift make a matrix with a Cholesky factor.
+  template <class S>
+  bool has_cholesky(double shift, Cholesky<S>& cholesky) {
     for (int64_t j = 0; j < ld; ++j) diagonal[j] = j < n ? shift / cost : 1;
-    out.exact.rows = 0;
-    return out.exact.factor(Q, diagonal, S);
+    cholesky.rows = 0;
+    return cholesky.factor(Q, diagonal, nullptr);
   }
 
- private:
   /// The `count` rows of C that have a weight, times its root, in panels.
-  void weigh(const double* weight, int64_t count, double* to) const {
+  template <class S>
+  void weigh(const double* weight, int64_t count, S* to) const {
     for (int64_t i = 0; i < dense; ++i) {
       if (weight[i] == 0) continue;
-      const Vec root = splat(std::sqrt(weight[i]));
+      const auto root = splat(static_cast<S>(std::sqrt(weight[i])));
       const double* from = C + i * ld;
-      for (int64_t j = 0; j < ld; j += kPanel<double>) {
-        const int64_t end = ld - j < kPanel<double> ? ld - j : kPanel<double>;
-        for (int64_t c = 0; c < end; c += kWidth) {
-          store(to + j * count + c, root * optl::OPTL_ISA::load(from + j + c));
-        }
+      for (int64_t j = 0; j < ld; j += kPanel<S>) {
+        const int64_t end = ld - j < kPanel<S> ? ld - j : kPanel<S>;
+        for (int64_t c = 0; c < end; c += kLanes<S>) store(to + j * count + c, root * load_as<S>(from + j + c));
       }
-      to += kPanel<double>;
+      to += kPanel<S>;
     }
   }
 };

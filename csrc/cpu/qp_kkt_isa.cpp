@@ -1,4 +1,5 @@
 // The symmetric systems of active sets, and the gradients they lead to.
+#include <algorithm>
 #include <atomic>
 
 #include "cpu/kernels.h"
@@ -33,27 +34,47 @@ void load_system(const QpSizes& z, const QpKkt<T>& in, int64_t b, Program& q, do
   }
 }
 
-/// One sample in the one-problem layout.
+/// One sample in the one-problem layout, of which the inactive rows of G are left out.
 template <class T>
 void solve_sample(const QpSizes& sizes, const QpKkt<T>& in, const QpKktResult<T>& out, int64_t b, double* workspace) {
+  const bool* active = in.active_G[b];
+  QpSizes packed = sizes;
+  packed.m = std::count(active, active + sizes.m, true);
   Arena arena{workspace};
-  Program q(sizes, arena);
+  Program q(packed, arena);
   ActiveSet system(q, arena);
-  load_system(sizes, in, b, q, system.r_x, system.r_row);
+  q.load_symmetric(in.Q[b]);
+  q.load_rows(in.A[b], q.k, q.C);
+  int64_t row = 0;
+  const auto set = [&](int64_t i, bool present, T r) {
+    q.kind[i] = present ? rules::kEquality : rules::kAbsent;
+    system.r_row[i] = present ? static_cast<double>(r) : 0;
+    q.c[i] = 0;
+  };
+  for (; row < q.k; ++row) set(row, true, in.r_y[b][row]);
+  for (int64_t i = 0; i < sizes.m; ++i) {
+    if (!active[i]) continue;
+    q.load_rows(in.G[b] + i * q.n, 1, q.C + row * q.ld);
+    set(row++, true, in.r_z[b][i]);
+  }
+  for (int64_t j = 0; j < q.lower; ++j) set(row++, in.active_lb[b][j], in.r_lb[b][j]);
+  for (int64_t j = 0; j < q.upper; ++j) set(row++, in.active_ub[b][j], in.r_ub[b][j]);
+  for (int64_t j = 0; j < q.ld; ++j) q.p[j] = 0, system.r_x[j] = j < q.n ? static_cast<double>(in.r_x[b][j]) : 0;
   q.equilibrate();
   q.scale();
   for (int64_t j = 0; j < q.n; ++j) system.r_x[j] *= q.cost * q.column[j];
   for (int64_t i = 0; i < q.N; ++i) {
     system.weight[i] = q.kind[i] ? 1 / rules::kDelta : 0;
-    system.r_row[i] = q.kind[i] ? q.row[i] * system.r_row[i] : 0;
+    if (q.kind[i]) system.r_row[i] *= q.row[i];
   }
   const double size = rules::larger(largest(system.r_x, q.n), largest(system.r_row, q.N));
   *out.error[b] = static_cast<T>(rules::divide(system.solve(q), size));
   for (int64_t j = 0; j < q.n; ++j) out.d_x[b][j] = static_cast<T>(q.column[j] * system.dx[j]);
-  for (int64_t i = 0; i < q.N; ++i) {
-    at_row(sizes, i, out.d_y[b], out.d_z[b], out.d_lb[b], out.d_ub[b]) =
-        static_cast<T>(q.row[i] * system.dual[i] / q.cost);
-  }
+  const auto multiplier = [&](int64_t i) { return static_cast<T>(q.row[i] * system.dual[i] / q.cost); };
+  for (row = 0; row < q.k; ++row) out.d_y[b][row] = multiplier(row);
+  for (int64_t i = 0; i < sizes.m; ++i) out.d_z[b][i] = active[i] ? multiplier(row++) : 0;
+  for (int64_t j = 0; j < q.lower; ++j) out.d_lb[b][j] = multiplier(row++);
+  for (int64_t j = 0; j < q.upper; ++j) out.d_ub[b][j] = multiplier(row++);
 }
 
 #ifdef OPTL_LANES

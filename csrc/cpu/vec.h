@@ -70,9 +70,18 @@ inline typename Simd<S>::Type load_as(const double* p) {
   if constexpr (sizeof(S) == sizeof(double)) {
     return load(p);
   } else {
+#if defined(__AVX512F__)
+    const __m256 halves[2] = {_mm512_maskz_cvtpd_ps(0xff, load(p)), _mm512_maskz_cvtpd_ps(0xff, load(p + kWidth))};
+    FloatVec v;
+    std::memcpy(&v, halves, sizeof v);
+    return v;
+#elif defined(__FMA__)
+    return _mm256_set_m128(_mm256_cvtpd_ps(load(p + kWidth)), _mm256_cvtpd_ps(load(p)));
+#else
     typename Simd<S>::Type v;
     for (int l = 0; l < kLanes<S>; ++l) v[l] = static_cast<S>(p[l]);
     return v;
+#endif
   }
 }
 
@@ -193,7 +202,13 @@ inline Vec most(const Vec& a, const Vec& b) {
 #endif
 }
 
-inline Vec absolute(const Vec& v) { return most(v, splat(0.0) - v); }
+inline Vec absolute(const Vec& v) {
+#if defined(__FMA__) && !defined(__AVX512F__)
+  return _mm256_andnot_pd(splat(-0.0), v);
+#else
+  return most(v, splat(0.0) - v);
+#endif
+}
 
 /// Whether every entry is a number; 0 * v is NaN for those that are not.
 template <class S>
@@ -223,18 +238,25 @@ inline double largest(const double* v, int64_t n) {
   return top + check;
 }
 
-/// max |a_i| b_i for b >= 0, over a padded length; and out_i <- max(out_i, scale |a_i|) on the way.
-inline double largest_scaled(const double* a, const double* b, double scale, double* out, int64_t n) {
-  Vec lane = splat(0.0);
-  const Vec factor = splat(scale);
-  for (int64_t i = 0; i < n; i += kWidth) {
-    const Vec v = absolute(load(a + i));
-    lane = most(v * load(b + i), lane);
-    store(out + i, most(factor * v, load(out + i)));
+/// R rows a_i of padded length ld: top_i = max_j |a_ij| b_j for b >= 0, and out_j <- max(out_j, scale_i |a_ij|).
+template <int R>
+inline void largest_scaled(const double* a, int64_t ld, const double* b, const double* scale, double* out, double* top) {
+  Vec lane[R], factor[R];
+  for (int r = 0; r < R; ++r) lane[r] = splat(0.0), factor[r] = splat(scale[r]);
+  for (int64_t j = 0; j < ld; j += kWidth) {
+    const Vec column = load(b + j);
+    Vec raised = load(out + j);
+    for (int r = 0; r < R; ++r) {
+      const Vec v = absolute(load(a + r * ld + j));
+      lane[r] = most(v * column, lane[r]);
+      raised = most(factor[r] * v, raised);
+    }
+    store(out + j, raised);
   }
-  double top = 0;
-  for (int l = 0; l < kWidth; ++l) top = rules::most(lane[l], top);
-  return top;
+  for (int r = 0; r < R; ++r) {
+    top[r] = 0;
+    for (int l = 0; l < kWidth; ++l) top[r] = rules::most(lane[r][l], top[r]);
+  }
 }
 
 }  // namespace optl::OPTL_ISA

@@ -16,6 +16,9 @@ namespace optl::rules {
 // Active rows enter the condensed matrix with weight 1/kDelta, whose rounding, 1e-16/kDelta, has to stay below kRho.
 inline constexpr double kRho = 1e-8;    // proximal terms of the equilibrated problem (IPM-5)
 inline constexpr double kDelta = 1e-7;
+// While the gap is above kQuickGap, floats are accurate enough for the steps, with terms that fit them (IPM-22).
+inline constexpr double kQuickGap = 1e-2, kQuickRho = 1e-5, kQuickDelta = 1e-3, kQuickLength = 0.1;
+inline constexpr int64_t kQuickSize = 51;  // variables from which on that pays
 inline constexpr int kRuizPasses = 5;
 inline constexpr int kRefinements = 6;
 inline constexpr double kLagging = 1e-3;      // once the gap is below this, the violation should be below the gap
@@ -35,9 +38,9 @@ inline constexpr double kTiny = 1e-300;
 enum Kind : unsigned char { kAbsent, kInequality, kEquality };
 
 /// 1 / (s/z + delta), bounded by 1/delta where z/s is not (IPM-6).
-OPTL_HD inline double weight(Kind kind, double s, double z) {
+OPTL_HD inline double weight(Kind kind, double s, double z, double delta) {
   if (kind == kAbsent) return 0;
-  return kind == kEquality ? 1 / kDelta : z / (s + kDelta * z);
+  return kind == kEquality ? 1 / delta : z / (s + delta * z);
 }
 
 /// Nearest power of two, in logarithm, of a positive normal number: scaling by it is exact.
