@@ -153,6 +153,22 @@ CASES = [
         lambda y: below(-y, (y.sum(-1) - 1).abs(), (y.sum(-2) - 1).abs()),
         shape=(4, 4),
     ),
+    Case(
+        "kl_transport",
+        lambda x, a, b: projection.kl_transport(x, (a / a.sum(-1, keepdim=True), b / b.sum(-1, keepdim=True))),
+        lambda y, a, b: below(-y, (y.sum(-1) - a / a.sum(-1)).abs(), (y.sum(-2) - b / b.sum(-1)).abs()),
+        (rand(3, seed=9) + 0.1, rand(4, seed=10) + 0.1),
+        shape=(3, 4),
+        euclidean=False,
+    ),
+    Case(
+        "kl_birkhoff",
+        projection.kl_birkhoff,
+        lambda y: below(-y, (y.sum(-1) - 1).abs(), (y.sum(-2) - 1).abs()),
+        shape=(4, 4),
+        scale=0.3,
+        euclidean=False,
+    ),
     Case("psd", projection.psd, outside_psd, shape=(4, 4)),
     Case(
         "nuclear_ball",
@@ -247,6 +263,7 @@ TRACED_ELSEWHERE = {
     "halfspace",
     "capped_simplex",
     "birkhoff",
+    "kl_birkhoff",
     "dual",
 }
 

@@ -4,6 +4,7 @@ from .affine import affine, halfspace, hyperplane, polyhedron
 from .balls import box, hypercube, l2_ball, l2_sphere, linf_ball
 from .cones import dual, exponential, nonneg, power, second_order, zero
 from .couplings import birkhoff, transport
+from .entropic import kl_birkhoff, kl_transport
 from .intersection import dykstra
 from .isotonic import isotonic
 from .matrices import nuclear_ball, psd
@@ -23,6 +24,8 @@ __all__ = [
     "hypercube",
     "hyperplane",
     "isotonic",
+    "kl_birkhoff",
+    "kl_transport",
     "l1_ball",
     "l1_sphere",
     "l2_ball",

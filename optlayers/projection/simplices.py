@@ -38,11 +38,13 @@ def simplex(x: Tensor, radius: Number = 1.0) -> Tensor:
 def onto_simplex(x: Tensor, radius: Tensor) -> Tensor:
     """The projection of ``x (*batch, n)`` for a checked radius ``(*batch, 1)``, or ``(1,)``."""
     # A shift of x does not move its projection, and sums near the threshold then lose no digits.
-    y = x - x.detach().amax(-1, keepdim=True)
+    top = x.detach().amax(-1, keepdim=True)
+    y = x - top
     support = simplex_support(flat(y, x.shape), flat(radius, (*x.shape[:-1], 1)).squeeze(-1)).reshape(x.shape)
     inside = torch.where(support, y, 0.0)
-    threshold = (inside.sum(-1, keepdim=True) - radius) / support.sum(-1, keepdim=True)
-    return torch.where(support, inside - threshold, 0.0)
+    threshold = (inside.sum(-1, keepdim=True) - radius) / support.sum(-1, keepdim=True).clamp(min=1)
+    invalid = 0 * (top + radius.detach())  # 0, or NaN: then there is no support to carry it
+    return torch.where(support, inside - threshold, invalid)
 
 
 def sparse_simplex(x: Tensor, max_nonzeros: int, radius: Number = 1.0) -> Tensor:
