@@ -17,7 +17,17 @@ from .functional import (
     solve_cone,
     solve_qp,
 )
-from .implicit import Implicit, ImplicitModule, OneStep, Unroll, custom_fixed_point, custom_root, root_jvp, root_vjp
+from .implicit import (
+    Implicit,
+    ImplicitModule,
+    OneStep,
+    Smoothed,
+    Unroll,
+    custom_fixed_point,
+    custom_root,
+    root_jvp,
+    root_vjp,
+)
 from .layers import (
     LML,
     CvxpyLayer,
@@ -114,6 +124,7 @@ __all__ = [  # noqa: RUF022 - by floor
     "Implicit",
     "ImplicitModule",
     "OneStep",
+    "Smoothed",
     "Unroll",
     "custom_fixed_point",
     "custom_root",

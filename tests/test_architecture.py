@@ -54,6 +54,7 @@ PUBLIC_NAMES = [
     "Implicit",
     "ImplicitModule",
     "OneStep",
+    "Smoothed",
     "Unroll",
     "custom_fixed_point",
     "custom_root",

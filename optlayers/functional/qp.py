@@ -11,13 +11,14 @@ from torch import Tensor
 from .._base.loop import can_read
 from .._base.pattern import is_sparse
 from .._base.status import Status, solve_error
-from ..implicit import Adjoint, Implicit, Unroll
+from ..implicit import Adjoint, Implicit, Smoothed, Unroll
 from ..implicit.rule import attach
 from ..implicit.tracking import paused
 from ..solvers import ADMM, InteriorPoint
 from ..solvers.warm_start import Guess
 from .qp_data import OWN_DIMS, Batch, complete_data, surely_at_most
 from .qp_rule import qp_rule
+from .smoothed_rule import attach_smoothed
 
 
 class QPSolution(NamedTuple):
@@ -82,7 +83,8 @@ def solve_qp(
         A, b: ``(*, k, n)`` and ``(*, k)``; rows may be dependent.
         lb, ub: ``(*, n)`` bounds, which may be infinite, and equal to fix a variable.
         solver: the algorithm and its tolerance.
-        adjoint: :class:`~optlayers.Implicit` (exact) or :class:`~optlayers.Unroll` (through the iterations).
+        adjoint: :class:`~optlayers.Implicit` (exact), :class:`~optlayers.Smoothed` (approximate, for linear programs
+            and others whose exact derivative is zero) or :class:`~optlayers.Unroll` (through the iterations).
         throw: raise :class:`~optlayers.SolveError` if a sample fails. Otherwise, and where values cannot be read
             (vmap, torch.func, torch.compile), a failed sample has NaN in ``x`` and ``s``, zero gradient, and its reason
             in ``status``; its multipliers hold the certificate of infeasibility.
@@ -110,7 +112,7 @@ def solve_qp(
             raise ValueError("solve_qp: solver is ol.ADMM, but a matrix is sparse; expected ol.Clarabel or dense data.")
         return solve_sparse_qp(Q, p, G, h, A, b, lb=lb, ub=ub, solver=solver, adjoint=adjoint, throw=throw)
     batch, data = complete_data(Q, p, G, h, A, b, lb, ub)
-    if isinstance(adjoint, Implicit):
+    if isinstance(adjoint, Implicit | Smoothed):
         with paused():
             flat = batch.flatten(data, OWN_DIMS)
             values = solver(flat) if init is None else solver(flat, _guess(init, data, batch))
@@ -120,21 +122,24 @@ def solve_qp(
         values = solver.unrolled(batch.flatten(data, OWN_DIMS))
     else:
         raise ValueError(
-            f"solve_qp: adjoint is {adjoint!r}; expected ol.Implicit(...) or ol.Unroll(). The others need a "
-            f"fixed-point map, which an interior-point method does not have."
+            f"solve_qp: adjoint is {adjoint!r}; expected ol.Implicit(...), ol.Smoothed(...) or ol.Unroll(). The "
+            f"others need a fixed-point map, which an interior-point method does not have."
         )
     all_solved = surely_at_most(values[9], 0)  # SOLVED
     *solution, active_G, active_lb, active_ub, status, iterations, residuals = batch.unflatten(values)
     active = [active_G, active_lb, active_ub]
+    found, solved = solution, None
     if not all_solved:
         if throw and can_read(status):
             raise solve_error("solve_qp", status, residuals)
-        found, solved = solution, status == int(Status.SOLVED)  # torch.compile cannot compare with the enum
+        solved = status == int(Status.SOLVED)  # torch.compile cannot compare with the enum
         data, solution = _neutral(solved, data), [_where(solved, value, 0.0) for value in solution]
         active = [_where(solved, mask, False) for mask in active]
     if isinstance(adjoint, Implicit):
         solution = attach(qp_rule(adjoint, batch), solution, [*data, *active], fresh=len(batch.shape) == 1)
-    if not all_solved:
+    elif isinstance(adjoint, Smoothed):
+        solution = attach_smoothed(adjoint, batch, data, solution, solved)  # pyright: ignore[reportCallIssue]
+    if solved is not None:
         x, *certificates, slack = found
         found = [torch.full_like(x, torch.nan), *certificates, torch.full_like(slack, torch.nan)]
         solution = [_where(solved, *pair) for pair in zip(solution, found, strict=True)]

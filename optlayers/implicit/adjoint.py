@@ -43,4 +43,34 @@ class OneStep:
     steps: int = 1
 
 
-Adjoint = Implicit | Unroll | OneStep
+@dataclass(frozen=True)
+class Smoothed:
+    r"""Differentiate a program whose solution jumps, such as a linear one: approximate, exact as temperature goes to 0.
+
+    The solution stays the exact one. Its derivative is that of the point of the central path, the solution of
+
+    .. math:: \min_x\ f(x) - \text{temperature} \sum_i \log s_i(x) ,
+
+    with :math:`s_i` the slacks of the inequalities and bounds, whose multipliers satisfy ``z_i s_i = temperature``.
+
+    A few Newton steps find it from the solution. ``torch.compile`` breaks the graph there.
+
+    Args:
+        temperature: in units of the objective. Where the exact solution stays put while the costs change by
+            less than this, the smoothed derivative already leans towards the neighbouring vertices.
+
+    Raises:
+        ValueError: a temperature that is not positive.
+
+    References: Wilder, Dilkina, Tambe, "Melding the data-decisions pipeline" (2019); Mandi, Guns, "Interior point
+    solving for LP-based prediction + optimisation" (2020).
+    """
+
+    temperature: float
+
+    def __post_init__(self):
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"Smoothed: temperature is {self.temperature!r}; expected a positive number.")
+
+
+Adjoint = Implicit | Unroll | OneStep | Smoothed
