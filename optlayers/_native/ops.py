@@ -161,11 +161,11 @@ def qp_backward(
     multipliers have no effect), and forms
 
     .. math::
-        ar Q = -	frac12 (u_x x^	op + x u_x^	op), \quad ar G = -(z u_x^	op + u_G x^	op), \quad
-        ar A = -(y u_x^	op + u_y x^	op),
+        \bar Q = -\tfrac12 (u_x x^\top + x u_x^\top), \quad \bar G = -(z u_x^\top + u_G x^\top), \quad
+        \bar A = -(y u_x^\top + u_y x^\top),
 
-    each if it is wanted. The gradients of the vectors are :math:`ar p = -u_x`, :math:`ar h = u_G`,
-    :math:`ar b = u_y`, :math:`ar l = -u_{lb}`, :math:`ar u = u_{ub}`.
+    each if it is wanted. The gradients of the vectors are :math:`\bar p = -u_x`, :math:`\bar h = u_G`,
+    :math:`\bar b = u_y`, :math:`\bar l = -u_{lb}`, :math:`\bar u = u_{ub}`.
 
     Args:
         Q, G, A: as in :func:`qp_solve`.
