@@ -209,13 +209,17 @@ def test_meta_gradients_equal_finite_differences(name):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_both_modes_and_second_order(name):
     values = hyper_values(name, requires_grad=True)
-    start = torch.tensor([0.3, -0.8], **F64).requires_grad_()
+    start = [torch.tensor([0.3, -0.8], **F64).requires_grad_(), torch.tensor(0.6, **F64).requires_grad_()]
 
-    def final(start, *values):
-        return unroll(rebuild(name, values), [start], steps=3)[0]
+    def by_tensors(*inputs):  # one tensor at a time, as a hyper-parameter is a tensor
+        return unroll(rebuild(name, inputs[1:]), [inputs[0]], steps=3)[0]
 
-    assert gradcheck(final, (start, *values), check_forward_ad=True)
-    assert gradgradcheck(final, (start, *values))
+    def by_lists(*inputs):  # foreach kernels
+        return tuple(unroll(getattr(optim, name)(**HYPER[name]), list(inputs), steps=3))
+
+    for final, inputs in ((by_tensors, (start[0], *values)), (by_lists, start)):
+        assert gradcheck(final, inputs, check_forward_ad=True)
+        assert gradgradcheck(final, inputs)
 
 
 def test_a_rate_for_every_entry():

@@ -78,6 +78,16 @@ def test_unroll_under_transforms(inputs):
         torch.testing.assert_close(torch.vmap(ours)(starts), expected)
 
 
+def test_unroll_compiled_equals_eager_and_forward_over_forward_raises(inputs):
+    torch.compiler.reset()
+    compiled = torch.compile(by_unroll, fullgraph=True, backend="aot_eager")
+    results = [torch.autograd.grad(f(*inputs).sum(), inputs) for f in (by_unroll, compiled)]
+    torch.testing.assert_close(*results)
+    p, a, lr = (value.detach() for value in inputs)
+    with pytest.raises(RuntimeError, match="unroll: forward mode over forward mode"):
+        torch.func.jacfwd(torch.func.jacfwd(lambda p: by_unroll(p, a, lr).sum()))(p)
+
+
 def test_unroll_keeps_structure_dtype_and_arguments_that_are_no_tensors():
     def step(state, factor, name):
         assert name == "half"

@@ -112,3 +112,11 @@ def test_malformed():
         optim.zero_order(sigma=0.0)
     with pytest.raises(ValueError, match=r"shape \(2,\); expected a scalar"):
         optim.zero_order()(lambda x: x)(torch.ones(2))
+
+
+def test_forward_over_forward_raises():
+    f = optim.zero_order(noise=torch.ones_like)(lambda x: x.square().sum())
+    with pytest.raises(RuntimeError, match="zero_order: the derivative of an estimated derivative"):
+        torch.func.jacfwd(torch.func.jacfwd(f))(torch.ones(2))
+    with pytest.raises(RuntimeError, match="zero_order: the derivative of an estimated derivative"):
+        torch.func.jacrev(torch.func.jacfwd(f))(torch.ones(2))

@@ -1,14 +1,7 @@
 r"""SGD with momentum whose derivative runs the training backwards: memory that does not grow with the graph.
 
-Parameters and velocity are integers ``P, V`` times a resolution ``r``, kept in float64, and a step is
-
-.. code-block:: text
-
-    V' = floor(mu V) + round(g(r P) / r)            P' = P - round(lr V')
-
-With ``P'`` and ``V'`` known everything but the floor is undone exactly, and ``floor(mu V)`` leaves only about
-``1 / mu`` choices for ``V``. Which one it was is kept as a digit of an integer: an int64 for each entry and some sixty
-steps.
+Parameters and velocity are integers times a resolution (REV-2). All that a step forgets is which of the few velocities
+with one ``floor(momentum V)`` it was; this digit is kept, some sixty of them in an int64 (REV-3).
 """
 
 from __future__ import annotations
@@ -110,7 +103,7 @@ class _Code:
 
 
 def _forward_step(code: _Code, gradient: Gradient, p, v, lr, resolution, like, args):
-    """One step of integers; also the digits that undo it."""
+    """One step of integers (REV-2); also the digits that undo it."""
     slopes = gradient(_values(p, resolution, like), args)
     shrunk = [code.shrink(part) for part in v]
     digits = [part - code.first(small) for part, small in zip(v, shrunk, strict=True)]
@@ -171,7 +164,7 @@ class _Reversible(torch.autograd.Function):
 
 
 def _walk_back(ctx, inputs: Sequence[Tensor], path: Sequence[Tensor], cotangents: Sequence[Tensor]):
-    """Undo the steps from the last on, pulling the derivative back through each."""
+    """Undo the steps from the last on, pulling the derivative back through each (REV-4)."""
     count, resolution, gradient = ctx.count, ctx.resolution, ctx.gradient
     start, (lr, momentum), args = inputs[:count], inputs[count : count + 2], inputs[count + 2 :]
     code, rate = _Code(momentum), lr.double()

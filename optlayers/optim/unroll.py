@@ -12,7 +12,7 @@ from torch.func import vjp
 
 from .._base import tree
 from .._base.tree import Tree
-from .once import check_closed
+from .once import check_closed, forbid_nested_forward
 
 Segment = Callable[[Sequence[Tensor]], list[Tensor]]  # from the tensors of (state, args) to those of the state
 
@@ -119,6 +119,7 @@ class _SegmentForward(_Segment):
 
     @staticmethod
     def jvp(ctx, _run, *tangents):
+        forbid_nested_forward("unroll")
         tensors = list(ctx.saved_tensors)
         moving = [i for i, t in enumerate(tangents) if t is not None and tensors[i].is_floating_point()]
         values, pull = vjp(_restricted(ctx.run, tensors, moving), *[tensors[i] for i in moving])[:2]
