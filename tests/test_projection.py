@@ -541,6 +541,24 @@ def test_extreme_exponential_points():
     assert torch.autograd.grad(y.sum(), x)[0].isfinite().all()
 
 
+@pytest.mark.parametrize(
+    "cone",
+    [
+        projection.exponential,
+        projection.second_order,
+        *[lambda x, a=a: projection.power(x, a) for a in (0.1, 0.5, 0.99)],
+    ],
+)
+def test_cones_over_many_scales(cone):
+    """Entries from 1e-5 to 1e5: both parts stay where they are projected again, and are orthogonal, to rounding."""
+    x = randn(3000, 3) * 10 ** (10 * rand(3000, 3) - 5)
+    y, z = cone(x), projection.dual(cone)(-x)
+    size = x.norm(dim=-1)
+    assert ((y * z).sum(-1).abs() <= 1e-14 * size**2).all()
+    for again, point in ((cone(y), y), (projection.dual(cone)(z), z), (y - z, x)):
+        assert ((again - point).norm(dim=-1) <= 1e-13 * size).all()
+
+
 def test_power_cone_outside_of_its_range():
     x = randn(3, 3)
     y = projection.power(x, torch.tensor([0.5, 1.5, -1.0], dtype=F64))

@@ -19,7 +19,7 @@ def _like_first_column(v: Tensor, *others: Tensor) -> Tensor:
 
 
 def exponential_curve(v: Tensor, root: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """At the ratio ``root`` on the exponential cone: how far z is passed, the slope of that, and the factor of the ray.
+    """At the ratio ``root`` on the exponential cone: how far z is passed, the slope of that, and the point ``(B, 3)``.
 
     The ray through ``(root, 1, exp(root))`` and the polar ray orthogonal to it, with the factors that make x and y come
     out, overshoot ``z`` by a function that increases with the ratio.
@@ -32,7 +32,10 @@ def exponential_curve(v: Tensor, root: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     up, down = root.exp(), (-root).exp()
     excess = primal * up - polar * down - z
     slope = (d_primal + primal) * up + (polar - d_polar) * down
-    return excess, slope, primal
+    # For a large ratio the primal factor is a difference of close numbers, and what is left of z is accurate.
+    height = torch.where(root > 0, z + polar * down, primal * up)
+    depth = torch.where(root > 0, height * down, primal)
+    return excess, slope, torch.stack([root * depth, depth, height], -1)
 
 
 @search(_like_first_column)

@@ -16,6 +16,9 @@ from ._arguments import Number, check_point, flat
 # Newton steps that carry the derivative of a root: one makes it exact to first order, two to third, three to seventh.
 _STEPS = 2
 
+# A root of the power cone below which |z|, a fraction exp(root) of what it was, is zero up to rounding.
+_NO_HEIGHT = -34.0
+
 
 def zero(x: Tensor) -> Tensor:
     r"""Project onto the cone :math:`\{0\}`, whose dual is the whole space.
@@ -112,11 +115,8 @@ def exponential(x: Tensor) -> Tensor:
     root = exponential_root(flat(torch.where(searched.unsqueeze(-1), v, other), v.shape)).reshape(x1.shape)
     found = searched & ~root.isnan()
     safe, root = torch.where(found.unsqueeze(-1), v, other), torch.where(found, root, 0.0)
-    for _ in range(_STEPS):
-        excess, slope, _ = exponential_curve(safe, root)
-        root = root - excess / slope
-    factor = exponential_curve(safe, root)[2]
-    surface = factor.unsqueeze(-1) * torch.stack([root, torch.ones_like(root), root.exp()], -1)
+    root = _attached(lambda ratio: exponential_curve(safe, ratio)[:2], root)
+    surface = exponential_curve(safe, root)[2]
     # Where the ratio is beyond all exponentials the cone is flat: z >= 0 over the quadrant x <= 0 <= y.
     face = torch.stack([-torch.relu(-x1), torch.relu(y1), torch.relu(z1)], -1)
     return _assemble(x, v, scale, inside, polar, torch.where(found.unsqueeze(-1), surface, face))
@@ -163,9 +163,9 @@ def power(x: Tensor, alpha: Number) -> Tensor:
     safe = torch.where(found.unsqueeze(-1), v, other)
     alpha = alpha.expand(z1.shape)
     root = power_root(flat(safe, v.shape), flat(alpha, z1.shape, 0)).reshape(z1.shape)
-    for _ in range(_STEPS):
-        value, slope, _ = power_curve(safe, alpha, root)
-        root = root - value / slope
+    found = found & (root > _NO_HEIGHT)
+    safe, root = torch.where(found.unsqueeze(-1), v, other), torch.where(root > _NO_HEIGHT, root, 0.0)
+    root = _attached(lambda root: power_curve(safe, alpha, root)[:2], root)
     point = power_curve(safe, alpha, root)[2]
     sign = torch.where(safe[..., 2] < 0, -1.0, 1.0).to(v.dtype)
     surface = torch.cat([point[..., :2], (sign * point[..., 2]).unsqueeze(-1)], -1)
@@ -193,6 +193,16 @@ def dual(project: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return x + project(-x, *parameters)
 
     return project_dual
+
+
+def _attached(fn: Callable[[Tensor], tuple[Tensor, Tensor]], root: Tensor) -> Tensor:
+    """The constant `root` of a function, given with its slope, with its derivatives (PROJ-2)."""
+    # What the function is off by rounding is taken off: a small slope would make a large step of it.
+    offset = fn(root)[0].detach()
+    for _ in range(_STEPS):
+        value, slope = fn(root)
+        root = root - (value - offset) / slope
+    return root
 
 
 def _unit(x: Tensor) -> tuple[Tensor, Tensor]:
