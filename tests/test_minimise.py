@@ -231,6 +231,18 @@ def test_vmap_equals_the_batch_in_value_gradient_and_status():
     torch.testing.assert_close(gradient(*[t.detach() for t in data]), expected, rtol=1e-8, atol=1e-9)
 
 
+def test_compiled_with_a_graph_break_equals_eager():
+    v = torch.randn(3, 4, dtype=F64, requires_grad=True)
+
+    def loss(v):
+        return (2 * softmax(v, in_dims=0).x).pow(2).sum()
+
+    compiled = torch.compile(loss, backend="aot_eager")
+    torch.testing.assert_close(torch.autograd.grad(compiled(v), v), torch.autograd.grad(loss(v), v))
+    with pytest.raises(Exception, match=r"eager mode|torch.compiler.disable"):
+        torch.compile(loss, backend="aot_eager", fullgraph=True)(v)
+
+
 # -- shapes and dtypes -------------------------------------------------------------------------------------------------
 
 

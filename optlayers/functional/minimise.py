@@ -44,6 +44,8 @@ class MinimiseSolution(NamedTuple):
     residuals: Tensor
 
 
+# The iterations depend on values, and take derivatives by autograd, neither of which torch.compile can trace.
+@torch.compiler.disable(reason="optlayers.minimise runs in eager mode")
 def minimise(
     objective: Function,
     init: Any,
@@ -94,6 +96,8 @@ def minimise(
     Raises:
         TypeError, ValueError: arguments, or what the functions return, that do not fit.
         SolveError: a sample is infeasible, unbounded, not convex or did not converge, and ``throw`` is set.
+
+    Under ``torch.compile`` it is a graph break: with ``fullgraph=True`` an error, otherwise the same as in eager mode.
 
     References: Boyd and Vandenberghe, "Convex optimization" (2004); Fiacco, "Introduction to sensitivity and stability
         analysis in nonlinear programming" (1983).
@@ -153,7 +157,7 @@ def _search(program: Program, solver: SmoothInteriorPoint, init: Tensor) -> list
             program.k,
         )
 
-    if torch.compiler.is_compiling() or not capture:
+    if not capture:
         with paused():
             return list(run(len(init), [init, *[t.detach() for t in program.tensors]]))
     kinds: list[torch.dtype] = []

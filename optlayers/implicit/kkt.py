@@ -19,7 +19,7 @@ Values = Callable[[Tensor, Sequence[Tensor]], Tensor]
 def kkt_residual(
     values: Values, k: int, point: Sequence[Tensor], args: Sequence[Tensor], active: Tensor
 ) -> list[Tensor]:
-    """The KKT residual on a fixed active set (IPC-14), for ``point = (x, y, z)``.
+    """The KKT residual on a fixed active set (IPC-15), for ``point = (x, y, z)``.
 
     Args:
         values: ``values(x, args)`` to ``(B, 1 + k + m)``: objective, equalities, inequalities.
