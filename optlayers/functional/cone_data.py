@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +13,7 @@ from torch import Tensor
 from .._base.checks import broadcast_batch, check_shape, check_tensors
 from .._base.pattern import Matrix, Pattern, is_sparse, read
 from ..solvers.conic import Cones
+from .cone_assembly import Assembly
 
 ABSENT = 1e18  # a row with s >= 0 and so large a right-hand side is no constraint: data files write 1e20 for infinity
 
@@ -46,12 +49,18 @@ class _Transposed(Full):
         return self.base.dense(values).mT
 
 
-class Structure(NamedTuple):
+@dataclass(frozen=True)
+class Structure:
     """What the samples of a batch have in common."""
 
     cones: Cones
     on_P: Pattern
     on_A: Pattern
+
+    @cached_property
+    def assembly(self) -> Assembly:
+        """How the sparse matrices of linear systems are put together."""
+        return Assembly(self.cones, self.on_P, self.on_A)
 
     @property
     def dense(self) -> bool:

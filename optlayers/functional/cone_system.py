@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from .._base.pattern import Pattern, SparseArray
+from .._base.pattern import Pattern
 from ..linear_solve.saddle import DenseSaddle
-from ..linear_solve.sparse import SaddleFactor, equilibration
-from .cone_blocks import Spectrum
 from .cone_data import Full, Structure
+from .cone_spectrum import Spectrum
 
 
 class ConeSystem:
@@ -33,7 +30,7 @@ class ConeSystem:
         if structure.dense:
             self.factor = _dense_factor(structure, self.spectrum, self.root, P, A, w)
         else:
-            self.factor = _SparseBatch(structure, self.spectrum, self.root, P, A, w)
+            self.factor = structure.assembly.factor(self.spectrum, self.root, P, A, w)
 
     def solve(self, r1: Tensor, r2: Tensor, transpose: bool) -> tuple[Tensor, Tensor, Tensor]:
         """``J (dx, dv) = (r1, r2)``, or with ``J'``; the last is the relative residual of the inner system ``(B)``."""
@@ -67,47 +64,6 @@ def _matrix(pattern: Pattern, values: Tensor) -> Tensor:
     place = torch.from_numpy(pattern.rows * pattern.shape[1] + pattern.cols).to(values.device)
     flat = values.new_zeros(len(values), pattern.shape[0] * pattern.shape[1])
     return flat.index_add(1, place, values).unflatten(1, pattern.shape)
-
-
-class _SparseBatch:
-    """A sparse factorization a sample."""
-
-    def __init__(self, structure: Structure, spectrum: Spectrum, root: Tensor, P: Tensor, A: Tensor, w: Tensor):
-        arrays = [tensor.numpy() for tensor in (P, A, w, root, spectrum.lam)]
-        self.factors = []
-        for sample in range(len(w)):
-            values_P, values_A, unit, scale, lam = (array[sample if len(array) > 1 else 0] for array in arrays)
-            Q: SparseArray = structure.on_P.matrix(values_P)
-            Q = 0.5 * (Q + Q.T)
-            C = sp.diags_array(unit) @ structure.on_A.matrix(values_A)
-            C = sp.diags_array(scale) @ (_basis(spectrum, sample).T @ C)
-            self.factors.append(SaddleFactor(Q, sp.csr_array(C), equilibration(Q, C, lam), lam))
-
-    def solve(self, rhs: Tensor) -> tuple[Tensor, Tensor]:
-        found = [factor.solve(r) for factor, r in zip(self.factors, rhs.numpy(), strict=True)]
-        u = np.array([u for u, _ in found]).reshape(rhs.shape)
-        return torch.from_numpy(u), rhs.new_tensor([error for _, error in found])
-
-
-def _basis(spectrum: Spectrum, sample: int) -> SparseArray:
-    """``U`` of one sample: rows are those of the program, columns the coordinates."""
-    rows, cols, values, start = [], [], [], 0
-    for index, vectors in spectrum.blocks:
-        place = index.numpy()
-        column = start + np.arange(place.size).reshape(place.shape)
-        start += place.size
-        if vectors is None:
-            rows.append(place.ravel())
-            cols.append(column.ravel())
-            values.append(np.ones(place.size))
-        else:
-            shape = (*place.shape, place.shape[1])
-            rows.append(np.broadcast_to(place[:, :, None], shape).ravel())
-            cols.append(np.broadcast_to(column[:, None, :], shape).ravel())
-            values.append(vectors.expand(len(vectors), *shape)[sample].numpy().ravel())
-    parts = [np.concatenate([part[:0], *parts]) for part, parts in ((np.zeros(0), values), (np.zeros(0, int), rows))]
-    columns = np.concatenate([np.zeros(0, int), *cols])
-    return sp.csr_array((parts[0], (parts[1], columns)), shape=(start, start))
 
 
 def samples_of(tensors: Sequence[Tensor], chosen: Tensor) -> list[Tensor]:

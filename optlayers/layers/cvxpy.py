@@ -101,6 +101,7 @@ class CvxpyLayer(nn.Module):
         self.solver = _adjusted(chosen or Clarabel(), solver_args)
         self.throw = throw
         self.program: Canonical = canonicalize(problem, parameters, variables, gp, verbose)
+        self.structure = Structure(self.program.cones, self.program.on_P, self.program.on_A)
         self.quadratic = quadratic_program(self.program) if chosen is None else None
 
     def forward(
@@ -130,7 +131,7 @@ class CvxpyLayer(nn.Module):
             found = self.quadratic.solve(data, count)
         else:
             solver = _adjusted(self.solver, solver_args)
-            found = solve_values(Structure(program.cones, program.on_P, program.on_A), data, count, solver)
+            found = solve_values(self.structure, data, count, solver)
         solved = found.status == int(Status.SOLVED)
         readable = can_read(solved)
         if self.throw and readable and not solved.all():

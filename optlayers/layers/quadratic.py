@@ -15,8 +15,8 @@ from ..functional.sparse_qp import solve_values
 from ..solvers import Cones
 from .canonical import Canonical
 
-DENSE_VARIABLES = 150  # up to so many the dense engine is faster whatever the pattern
-DENSE_SHARE = 0.2  # of entries that may be nonzero, from which on it is so at any size
+DENSE_VARIABLES = 300  # up to so many the dense engine is faster whatever the pattern
+DENSE_SHARE = 0.1  # of entries that may be nonzero, from which on it is so at any size
 
 
 class Answer(NamedTuple):

@@ -33,9 +33,20 @@ class SaddleFactor:
     """
 
     def __init__(self, Q: SparseArray, C: SparseArray, scale: np.ndarray, D: np.ndarray | None = None):
+        self._factor(_scaled(_saddle(Q, C, D), scale), Q.shape[0], scale)
+
+    @classmethod
+    def of_scaled(cls, matrix: SparseArray, n: int, scale: np.ndarray) -> SaddleFactor:
+        """The same for a ``K`` that is put together, and scaled, already."""
+        made = cls.__new__(cls)
+        made._factor(matrix, n, scale)
+        return made
+
+    def _factor(self, matrix: SparseArray, n: int, scale: np.ndarray) -> None:
         self.scale = scale
-        self.matrix = _scaled(_saddle(Q, C, D), scale)
-        self.shift = np.r_[np.full(Q.shape[0], REGULARIZATION), np.full(C.shape[0], -REGULARIZATION)]
+        self.matrix = matrix
+        self.shift = np.full(len(scale), -REGULARIZATION)
+        self.shift[:n] = REGULARIZATION
         self.factor = BorderedLU(sp.csc_array(self.matrix + sp.diags_array(self.shift)))
 
     def proximal(self, rhs: np.ndarray) -> np.ndarray:
