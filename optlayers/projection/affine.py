@@ -124,8 +124,9 @@ def polyhedron(x: Tensor, G: Tensor, h: Tensor, A: Tensor | None = None, b: Tens
     .. math:: \arg\min_y\ \tfrac12\|y - x\|^2 \quad\text{s.t.}\quad Gy \le h,\; Ay = b
 
     The engine of :func:`~optlayers.solve_qp` finds the active rows, and the result is the projection onto the affine
-    set that they define: accurate to rounding, with the derivatives of :func:`affine`. A constraint that is met
-    without being needed (weakly active) counts as inactive.
+    set that they define: accurate to rounding, with the derivatives of :func:`affine`, unless the point is so far away,
+    ``1e8`` times the size of the set in float64, that the engine can't tell which rows those are. A constraint that is
+    met without being needed (weakly active) counts as inactive.
 
     Args:
         x: ``(*, n)`` float32 or float64.
