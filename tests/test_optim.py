@@ -308,6 +308,17 @@ def test_compiled_equals_eager(name):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
+def test_float32_hyperparameters_do_not_cost_accuracy(name):
+    """As tensors of float32, in the corrections of a float64 training and of a float32 one."""
+    start = [torch.randn(4, **F64)]
+    values = hyper_values(name, dtype=torch.float32)
+    exact = unroll(rebuild(name, [v.double() for v in values]), start)[0]
+    torch.testing.assert_close(unroll(rebuild(name, values), start)[0], exact, rtol=1e-12, atol=1e-12)
+    single = unroll(rebuild(name, values), [p.float() for p in start])[0]
+    torch.testing.assert_close(single.double(), exact, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_dtype_is_kept(name):
     lr = torch.tensor(0.1, **F64)  # a float64 rate does not promote 0-d float32 parameters
     for options in (HYPER[name], {**HYPER[name], "lr": lr}, {**HYPER[name], "lr": schedules.constant(0.1)}):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from .._base.tree import Tree
 from .fused import adam_step
 from .hyper import check_betas, check_nonnegative, is_zero
-from .lists import Scalar, Tensors
+from .lists import Scalar, Tensors, precise
 from .moments import scale_by_adam, scale_by_adamax, scale_by_adan, scale_by_nadam, scale_by_radam
 from .momentum import scale_by_lion, trace
 from .rescaling import scale_by_adadelta, scale_by_rms, scale_by_rss, scale_by_trust_ratio
@@ -172,7 +172,9 @@ def adagrad(
     References: Duchi et al., "Adaptive subgradient methods" (2011).
     """
     check_nonnegative("adagrad", lr=lr, lr_decay=lr_decay)
-    slowing = None if is_zero(lr_decay) else lambda n: (lr(n) if callable(lr) else lr) / (1 + n * lr_decay)
+    slowing = (
+        None if is_zero(lr_decay) else lambda n: precise(lr(n) if callable(lr) else lr) / (1 + n * precise(lr_decay))
+    )
     scaled = scale_by_rss(initial_accumulator_value, eps)
     return _decayed("adagrad", scaled, slowing or lr, weight_decay, False, maximize)
 

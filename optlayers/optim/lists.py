@@ -33,6 +33,11 @@ def as_scalar(c: Scalar, like: Tensor) -> Scalar:
     return c.to(like) if isinstance(c, Tensor) else c
 
 
+def precise(c: Scalar) -> Scalar:
+    """A tensor scalar in float64, for differences such as ``1 - 0.999``."""
+    return c.double() if isinstance(c, Tensor) else c
+
+
 def each(fn: Callable[..., Tensor], x: Sequence[Tensor], *others: Sequence[Tensor]) -> Tensors:
     """``fn`` over corresponding tensors."""
     return [fn(*row) for row in zip(x, *others, strict=True)]
@@ -89,7 +94,7 @@ def average(x: Tensors, y: Tensors, keep: Scalar, overwrite: bool = False) -> Te
         return x
     if together(x, keep):
         return list(torch._foreach_lerp(x, y, 1 - keep))
-    return [torch.lerp(a, b, as_scalar(1 - keep, a)) for a, b in zip(x, y, strict=True)]
+    return [torch.lerp(a, b, as_scalar(1 - precise(keep), a)) for a, b in zip(x, y, strict=True)]
 
 
 def average_square(x: Tensors, y: Tensors, keep: Scalar, overwrite: bool = False) -> Tensors:
@@ -102,7 +107,7 @@ def average_square(x: Tensors, y: Tensors, keep: Scalar, overwrite: bool = False
     if together(x, keep):
         return list(torch._foreach_addcmul(kept, y, y, 1 - keep))
     if isinstance(keep, Tensor):
-        return [a + as_scalar(1 - keep, a) * b * b for a, b in zip(kept, y, strict=True)]
+        return [a + as_scalar(1 - precise(keep), a) * b * b for a, b in zip(kept, y, strict=True)]
     return [torch.addcmul(a, b, b, value=1 - keep) for a, b in zip(kept, y, strict=True)]
 
 

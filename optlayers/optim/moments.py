@@ -33,7 +33,7 @@ def scale_by_adam(
         second = new["nu"]
         if amsgrad:
             second = new["nu_max"] = lists.maximum(state["nu_max"], second)
-        c1, c2 = 1 - b1**n, 1 - b2**n
+        c1, c2 = _correction(b1, n), _correction(b2, n)
         root = lists.root(lists.shift(second, eps_root * c2))
         # Both corrections go into the denominator, which spares a pass over the parameters.
         return lists.divide(new["mu"], lists.shift(lists.scale(root, c1 / c2**0.5), eps * c1)), new
@@ -52,7 +52,7 @@ def scale_by_adamax(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8) ->
         step = state["step"] + 1
         mu = lists.average(state["mu"], updates, b1, overwrite)
         nu = lists.maximum(lists.scale(state["nu"], b2), lists.shift(lists.absolute(updates), eps))
-        size = lists.scale(lists.at_least_smallest(nu), 1 - b1 ** counting.read(step))
+        size = lists.scale(lists.at_least_smallest(nu), _correction(b1, counting.read(step)))
         return lists.divide(mu, size), {"step": step, "mu": mu, "nu": nu}
 
     return GradientTransformation(_moments, update)
@@ -70,7 +70,7 @@ def scale_by_nadam(
     constant = not isinstance(b1, Tensor) and not isinstance(momentum_decay, Tensor)
 
     def rate(n: float | Tensor) -> Scalar:
-        return b1 * (1 - 0.5 * 0.96 ** (n * momentum_decay))
+        return lists.precise(b1) * (1 - 0.5 * 0.96 ** (n * lists.precise(momentum_decay)))
 
     def init(params: Tensors) -> State:
         return {**_moments(params), "rates": torch.ones((), dtype=torch.float64)}
@@ -82,7 +82,7 @@ def scale_by_nadam(
         product = counting.read(new["rates"]) if constant else new["rates"]
         mean = lists.scale(new["mu"], following / (1 - product * following))
         mean = lists.add(mean, updates, (1 - now) / (1 - product))
-        root = lists.scale(lists.root(new["nu"]), (1 - b2**n) ** -0.5)
+        root = lists.scale(lists.root(new["nu"]), _correction(b2, n) ** -0.5)
         return lists.divide(mean, lists.shift(root, eps)), new
 
     return GradientTransformation(init, update)
@@ -97,15 +97,16 @@ def scale_by_radam(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8) -> 
 
     def update(updates: Tensors, state: State, params: Tensors | None, overwrite: bool) -> tuple[Tensors, State]:
         new, n = _advance(updates, state, b1, b2, overwrite)
-        mean = lists.scale(new["mu"], 1 / (1 - b1**n))
-        longest = 2 / (1 - b2) - 1
-        length = longest - 2 * n * b2**n / (1 - b2**n)
+        mean = lists.scale(new["mu"], 1 / _correction(b1, n))
+        decay, correction = lists.precise(b2), _correction(b2, n)
+        longest = 2 / (1 - decay) - 1
+        length = longest - 2 * n * decay**n / correction
         tractable = length > 5
         if not isinstance(tractable, Tensor) and not tractable:
             return mean, new
         chosen = torch.where(tractable, length, 6.0) if isinstance(length, Tensor) else length
         ratio = (chosen - 4) * (chosen - 2) * longest / ((longest - 4) * (longest - 2) * chosen)
-        ratio = (torch.where(tractable, ratio, 1.0) if isinstance(ratio, Tensor) else ratio) * (1 - b2**n)
+        ratio = (torch.where(tractable, ratio, 1.0) if isinstance(ratio, Tensor) else ratio) * correction
         adapted = lists.divide(lists.scale(mean, ratio**0.5), lists.shift(lists.root(new["nu"]), eps))
         if isinstance(tractable, Tensor):
             adapted = [torch.where(tractable.to(a.device), a, b) for a, b in zip(adapted, mean, strict=True)]
@@ -134,8 +135,8 @@ def scale_by_adan(
         mu = lists.average(state["mu"], updates, b1, overwrite)
         delta = lists.average(state["delta"], change, b2, overwrite)
         nu = lists.average_square(state["nu"], lists.add(updates, change, b2), b3, overwrite)
-        mean = lists.add(lists.scale(mu, 1 / (1 - b1**n)), delta, b2 / (1 - b2**n))
-        root = lists.scale(lists.root(nu), (1 - b3**n) ** -0.5)
+        mean = lists.add(lists.scale(mu, 1 / _correction(b1, n)), delta, b2 / _correction(b2, n))
+        root = lists.scale(lists.root(nu), _correction(b3, n) ** -0.5)
         # A copy where the gradients may be overwritten before the next step.
         last = [u.clone() for u in updates] if overwrite else list(updates)
         return lists.divide(mean, lists.shift(root, eps)), {
@@ -143,6 +144,11 @@ def scale_by_adan(
         }  # fmt: skip
 
     return GradientTransformation(init, update)
+
+
+def _correction(rate: Scalar, n: float | Tensor) -> Scalar:
+    """What a moving average that began at zero lacks after `n` steps."""
+    return 1 - lists.precise(rate) ** n
 
 
 def _not_first(n: float | Tensor) -> Scalar:

@@ -73,7 +73,8 @@ def add_proximal_decay(lr: Scalar | Schedule, weight_decay: Scalar) -> GradientT
         return identity()
 
     def update(updates: Tensors, state: State, params: Tensors | None, _: bool) -> tuple[Tensors, State]:
-        strength = weight_decay * (lr(counting.read(state["step"])) if callable(lr) else lr)
+        rate = lr(counting.read(state["step"])) if callable(lr) else lr
+        strength = lists.precise(weight_decay) * lists.precise(rate)
         moved = lists.add(updates, needed("add_proximal_decay", params), -strength)
         return lists.scale(moved, 1 / (1 + strength)), {"step": state["step"] + 1}
 
