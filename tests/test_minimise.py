@@ -195,6 +195,35 @@ def test_another_residual_may_be_differentiated():
     assert torch.autograd.grad(alone.sum(), v)[0][0].tolist() == [1.0] * 4
 
 
+@pytest.mark.parametrize("adjoint", [ol.Implicit(), ol.Implicit(ol.linear_solve.CG(batch_ndim=1))], ids=["auto", "CG"])
+def test_solvers_that_follow_an_objective(adjoint):
+    v = torch.randn(5, 4, dtype=F64, requires_grad=True)
+    start = torch.zeros(1, 4, dtype=F64)
+
+    def objective(x, v):
+        return (x - v).square().sum() + x.exp().sum()
+
+    def loss(**options):
+        return ol.minimise(objective, start, (v,), in_dims=0, **options).x.pow(2).sum()
+
+    got, want = (
+        torch.autograd.grad(value, v)[0] for value in (loss(solver=ol.LBFGS(rtol=1e-12), adjoint=adjoint), loss())
+    )
+    torch.testing.assert_close(got, want, rtol=1e-8, atol=1e-9)
+    onto = ol.ProjectedGradient(ol.projection.simplex)
+    x = ol.minimise(lambda x, v: (x - v).square().sum(), start, (v,), in_dims=0, solver=onto).x
+    torch.testing.assert_close(x, ol.projection.simplex(v), rtol=0, atol=1e-8)
+    got, want = (torch.autograd.grad(t.pow(2).sum(), v)[0] for t in (x, ol.projection.simplex(v)))
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-7)
+
+
+def test_many_unknowns_without_constraints_form_no_hessian():
+    v = torch.randn(3000, dtype=F64, requires_grad=True)
+    x = ol.minimise(lambda x, v: (x - v).square().sum() + (x[1:] - x[:-1]).square().sum(), torch.zeros_like(v), (v,)).x
+    (gradient,) = torch.autograd.grad(x.sum(), v)  # the sum of x is that of v
+    torch.testing.assert_close(gradient, torch.ones_like(v), rtol=0, atol=1e-6)
+
+
 # -- transforms --------------------------------------------------------------------------------------------------------
 
 

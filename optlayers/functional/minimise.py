@@ -19,9 +19,11 @@ from ..implicit.residual import ResidualRule, differentiate_root
 from ..implicit.rule import Rule, attach
 from ..implicit.tracking import paused, transformed
 from ..linear_solve import Auto, LinearSolver
-from ..solvers import SmoothInteriorPoint
+from ..solvers import LBFGS, SmoothInteriorPoint
 from .descent import descend, on_batch
 from .program import Function, InDims, Program, batch_of
+
+DENSE_LIMIT = 200  # unknowns, up to which Newton steps with the whole Hessian are the faster way
 
 
 class MinimiseSolution(NamedTuple):
@@ -33,7 +35,8 @@ class MinimiseSolution(NamedTuple):
         z: multipliers of the inequalities, nonnegative, shaped as what ``inequality`` returns; ``(*batch, 0)`` without.
         status: ``(*batch)`` int64, one :class:`~optlayers.Status` per sample.
         iterations: ``(*batch)`` int64, steps taken.
-        residuals: ``(*batch, 3)`` relative residuals: primal, dual, complementarity.
+        residuals: ``(*batch, 3)`` relative residuals: primal, dual, complementarity; ``(*batch, 1)``, what it stops on,
+            of a solver that follows an objective.
     """
 
     x: Any
@@ -75,9 +78,9 @@ def minimise(
             objective and constraints must be finite (a logarithm wants a positive start). Gets no gradient.
         args: tuple of pytrees, differentiable.
         equality, inequality: ``h(x, *args)`` and ``g(x, *args)``, tensors of any shape, or pytrees of them.
-        solver: :class:`~optlayers.SmoothInteriorPoint`, the default; without ``equality`` and ``inequality`` any solver
-            with ``solver(objective, init)`` and ``solver.optimality(objective)`` will do, which may have a set of its
-            own.
+        solver: None: :class:`~optlayers.SmoothInteriorPoint`, or :class:`~optlayers.LBFGS` for more than 200 unknowns
+            without constraints. Without ``equality`` and ``inequality`` it may be any minimiser that follows an
+            objective, such as :class:`~optlayers.ProjectedGradient`, which has a set of its own.
         optimality: ``residual(x, *args)`` of one sample, shaped like ``x`` and zero at the solution, to be
             differentiated in place of the KKT conditions or of what the solver calls optimal. ``y`` and ``z`` are
             constants then.
@@ -102,8 +105,10 @@ def minimise(
     References: Boyd and Vandenberghe, "Convex optimization" (2004); Fiacco, "Introduction to sensitivity and stability
         analysis in nonlinear programming" (1983).
     """
-    solver = SmoothInteriorPoint() if solver is None else solver
     batch = batch_of("minimise", init, args, in_dims)
+    if solver is None:
+        few = batch.init.shape[-1] <= DENSE_LIMIT or equality is not None or inequality is not None
+        solver = SmoothInteriorPoint() if few else LBFGS()
     if not isinstance(solver, SmoothInteriorPoint):
         if equality is not None or inequality is not None:
             raise ValueError(
