@@ -12,7 +12,8 @@ from torch import Tensor
 from .._base import tree
 from ..linear_solve import LinearSolver, Operator
 from .closure import captured, convert
-from .rule import Rule, attach, pulling, push_forward, pushing
+from .linearize import linearize
+from .rule import Rule, attach
 
 Solve = Callable[..., Any]  # solve(matvec, b) -> x on pytrees: a LinearSolver or any function of the user's
 
@@ -33,9 +34,7 @@ class ResidualRule(Rule):
         def fn(*at: Tensor) -> list[Tensor]:
             return self._residual(list(at), args)
 
-        # Made here, not at the first product: that may happen inside a vmap, which its wrappers must not outlive.
-        values, pull = pulling(fn, x)
-        push = (lambda u: push_forward(fn, x, u)) if transpose else pushing(values, pull)
+        push, pull = linearize(fn, x, transpose)
 
         def on_trees(product):
             return lambda u: self._rebuild_x(product(_tensors(u)))

@@ -53,7 +53,8 @@ class KrylovSolver(CorrectingSolver):
         def reached(at: Any) -> Tensor:
             return length(at.r) <= target
 
-        end = iterate(step, state, lambda at: reached(at) | at.stuck, budget)
+        # What is not finite anywhere is so in the residual.
+        end = iterate(step, state, lambda at: reached(at) | at.stuck, budget, watch=lambda at: at.r)
         return Correction(end.state.x, end.steps, reached(end.state))
 
 
