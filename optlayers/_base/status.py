@@ -39,8 +39,8 @@ _EXPLANATIONS = {
         "The objective is unbounded below on the feasible set. Add bounds, or a small multiple of the identity to Q."
     ),
     Status.INVALID_INPUT: (
-        "The data of the sample are no convex problem: NaN, an infinity where none can be, lb > ub, a Q with a "
-        "negative eigenvalue, or a bracket without a sign change."
+        "The data of the sample are no convex problem: NaN, an infinity where none can be, lb > ub, a Q or a Hessian "
+        "with a negative eigenvalue, functions that are not finite at the start, or a bracket without a sign change."
     ),
     Status.NUMERICAL_ERROR: ("The iteration broke down before it could decide. Rescale the data, or solve in float64."),
 }
