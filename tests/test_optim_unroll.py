@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,19 @@ def test_unroll_compiled_equals_eager_and_forward_over_forward_raises(inputs):
     p, a, lr = (value.detach() for value in inputs)
     with pytest.raises(RuntimeError, match="unroll: forward mode over forward mode"):
         torch.func.jacfwd(torch.func.jacfwd(lambda p: by_unroll(p, a, lr).sum()))(p)
+
+
+def test_the_graph_does_not_hold_itself(inputs):
+    gc.collect()
+    gc.disable()
+    try:
+        for run in (lambda: by_unroll(*inputs), lambda: reversed_sgd(*inputs, 0.9, 3)):
+            result = run()
+            gone = weakref.ref(result)
+            del result
+            assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_unroll_keeps_structure_dtype_and_arguments_that_are_no_tensors():

@@ -50,13 +50,15 @@ def unroll(
         raise ValueError(f"unroll: steps is {steps} and every {every}; expected steps >= 0 and every >= 1.")
     moving, rebuild_state = tree.partition(state)
     fixed, rebuild_args = tree.partition(args)
+    # Segments must not hold the tensors that come out of them: the graph would hold itself, and never be freed.
+    kinds = [(tuple(tensor.shape), tensor.dtype) for tensor in moving]
 
     def segment(count: int) -> Segment:
         def run(tensors: Sequence[Tensor]) -> list[Tensor]:
-            at, given = rebuild_state(tensors[: len(moving)]), rebuild_args(tensors[len(moving) :])
+            at, given = rebuild_state(tensors[: len(kinds)]), rebuild_args(tensors[len(kinds) :])
             for _ in range(count):
                 at = step(at, *given)
-            return _tensors_like(at, moving)
+            return _tensors_of(at, kinds)
 
         return run
 
@@ -68,14 +70,12 @@ def unroll(
     return rebuild_state(moving)
 
 
-def _tensors_like(state: Tree, before: Sequence[Tensor]) -> list[Tensor]:
-    after, _ = tree.partition(state)
-    if [(t.shape, t.dtype) for t in after] != [(t.shape, t.dtype) for t in before]:
-        raise ValueError(
-            f"unroll: step turned tensors of {[(tuple(t.shape), t.dtype) for t in before]} into "
-            f"{[(tuple(t.shape), t.dtype) for t in after]}; expected the same shapes and dtypes."
-        )
-    return after
+def _tensors_of(state: Tree, kinds: list[tuple[tuple[int, ...], torch.dtype]]) -> list[Tensor]:
+    tensors, _ = tree.partition(state)
+    found = [(tuple(tensor.shape), tensor.dtype) for tensor in tensors]
+    if found != kinds:
+        raise ValueError(f"unroll: step turned tensors of {kinds} into {found}; expected the same shapes and dtypes.")
+    return tensors
 
 
 class _Segment(torch.autograd.Function):
