@@ -1,9 +1,16 @@
 // Chooses, once, the widest build of the kernels that this processor runs.
 #include "cpu/kernels.h"
 
+#include <cstdlib>
 #include <cstring>
 
 namespace optl {
+
+bool uses(Accelerator accelerator) {
+  static const char* const names[] = {"crossover", "floats", "refill"};
+  static const char* const without = std::getenv("OPTLAYERS_WITHOUT");
+  return !without || !std::strstr(without, names[static_cast<int>(accelerator)]);
+}
 
 const char* isa() {
 #ifdef OPTL_DISPATCH_X86

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "cpu/kernels.h"
 #include "cpu/program.h"
 
 namespace optl::OPTL_ISA {
@@ -43,7 +44,7 @@ class InteriorPoint {
     bool unbounded = false;  // a ray was found; what is left to see is whether there is a feasible point
     has_refused_ = false, allowed_ = static_cast<int64_t>(rules::kUnclear * static_cast<double>(count_));
     const auto solved = [&] { return unbounded ? kDualInfeasible : kSolved; };
-    quick_ = q.n >= rules::kQuickSize;
+    quick_ = q.n >= rules::kQuickSize && uses(Accelerator::kFloats);
     if (!start()) return kNumericalError;
     for (int64_t step = 0;; ++step) {
       norms = residuals(it);
@@ -252,7 +253,7 @@ class InteriorPoint {
   /// Whether the guess is worth a try: few rows are unclear, far fewer than when the last try failed, or none in a set
   /// that is not the one refused.
   bool promising(int64_t unclear) {
-    if (q.N == 0 || unclear > allowed_) return false;
+    if (q.N == 0 || unclear > allowed_ || !uses(Accelerator::kCrossover)) return false;
     if (has_refused_ && std::equal(guess_, guess_ + q.N, refused_)) return false;
     std::copy(guess_, guess_ + q.N, refused_);
     has_refused_ = true, allowed_ = unclear / 2;

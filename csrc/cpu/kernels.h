@@ -8,6 +8,11 @@
 
 namespace optl {
 
+/// What benchmarks/accelerators.py switches off to time its worth, by names in the environment variable
+/// OPTLAYERS_WITHOUT ("crossover floats refill"), which is read once.
+enum class Accelerator { kCrossover, kFloats, kRefill };
+bool uses(Accelerator accelerator);
+
 #define OPTL_DECLARE_KERNELS(isa)                                                                                \
   namespace isa {                                                                                                \
   int64_t workspace_size(const QpSizes& sizes);                                                                  \

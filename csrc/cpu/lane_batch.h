@@ -40,7 +40,10 @@ void run_lanes(const QpSizes& sizes, double input_eps, double eps, int64_t max_s
     }
   };
   for (;;) {
-    bool busy = false;
+    bool busy = false, fill = true;
+    for (int l = 0; l < kWidth && !uses(Accelerator::kRefill); ++l) {
+      fill = fill && (running[l] < 0 || lanes.state(l) != LaneState::kRunning);
+    }
     for (int l = 0; l < kWidth; ++l) {
       if (running[l] >= 0 && lanes.state(l) == LaneState::kRunning) {
         busy = true;
@@ -49,7 +52,7 @@ void run_lanes(const QpSizes& sizes, double input_eps, double eps, int64_t max_s
       if (running[l] >= 0 && lanes.state(l) == LaneState::kSolved) source.finish(running[l], lanes, l);
       if (running[l] >= 0 && lanes.state(l) == LaneState::kLeft) source.alone(running[l]);
       running[l] = -1;
-      while (running[l] < 0) {
+      while (running[l] < 0 && fill) {
         if (count == 0) fetch();
         if (count == 0) break;
         running[l] = waiting[--count];

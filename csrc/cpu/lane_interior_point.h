@@ -1,6 +1,7 @@
 // The interior point iteration of interior_point.h on one problem per SIMD lane, each lane at its own place in it.
 #pragma once
 
+#include "cpu/kernels.h"
 #include "cpu/lane_program.h"
 
 #ifdef OPTL_LANES
@@ -213,7 +214,7 @@ class LaneInteriorPoint {
       same &= ~(guess ^ refused_[i]);
       active_[i] = select(stepping, guess, active_[i]);
     }
-    clear_ = stepping & is(q.N > 0) & (unclear <= allowed_) & ~same;
+    clear_ = stepping & is(q.N > 0 && uses(Accelerator::kCrossover)) & (unclear <= allowed_) & ~same;
     allowed_ = select(clear_, 0.5 * unclear, allowed_);
     for (int64_t i = 0; i < q.N; ++i) refused_[i] = select(clear_, active_[i], refused_[i]);
     has_refused_ |= clear_;
