@@ -539,6 +539,25 @@ def test_malformed_input_is_named(change, error, message):
         ol.solve_qp(**{**data, **change})
 
 
+def test_a_program_too_large_for_the_dense_engine_is_refused_at_once(monkeypatch):
+    """No memory is taken for it: the data here are views of one number."""
+    p = torch.zeros(1, dtype=F64).expand(20_000)
+    with pytest.raises(ValueError, match=r"20000 variables and 0 rows needs 8.94 GiB.*3e\+12 multiply-adds.*sparse"):
+        ol.solve_qp(p[:1, None].expand(20_000, 20_000), p)
+    monkeypatch.setattr("optlayers.solvers.size_limit.available_memory", lambda device: 10**8)
+    with pytest.raises(ValueError, match=r"0.559 GiB of workspace \(0.0931 GiB are free\)"):
+        ol.solve_qp(p[:1, None].expand(5000, 5000), p[:5000])
+
+
+def test_the_workspace_is_what_the_check_counts_on():
+    from optlayers._native import ops
+
+    if ops._C is None:
+        pytest.skip("no native core")
+    for m in (0, 2500):
+        assert ops._C.qp_workspace((1, 5000, 0, m, 5000, 5000)) < 1.03 * (3 * 5000**2 + 2 * m * 5000)
+
+
 # -- the layer --------------------------------------------------------------------------------------------------------
 
 

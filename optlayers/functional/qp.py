@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from .._base.loop import can_read
-from .._base.pattern import is_sparse
+from .._base.pattern import Matrix, is_sparse
 from .._base.status import Status, solve_error
 from ..implicit import Adjoint, Implicit, Smoothed, Unroll
 from ..implicit.rule import attach
 from ..implicit.tracking import paused
 from ..solvers import ADMM, InteriorPoint
+from ..solvers.sparse import SparseSolver
 from ..solvers.warm_start import Guess
 from .qp_data import OWN_DIMS, Batch, complete_data, surely_at_most
 from .qp_rule import qp_rule
@@ -32,7 +33,9 @@ class QPSolution(NamedTuple):
         s: ``(*, m)`` slacks ``h - Gx``.
         status: ``(*)`` int64, one :class:`~optlayers.Status` per sample.
         iterations: ``(*)`` int64, factorizations taken.
-        residuals: ``(*, 3)`` relative residuals: primal, dual, complementarity.
+        residuals: ``(*, 3)`` primal, dual and complementarity residual, each the largest over its equations relative to
+            the terms of that equation (IPM-10), at the point that is returned; a sample is SOLVED if all three are at
+            most ``solver.eps``. Of failed samples: those of the last iterate; NaN for invalid input.
     """
 
     x: Tensor
@@ -47,16 +50,16 @@ class QPSolution(NamedTuple):
 
 
 def solve_qp(
-    Q: Tensor,
+    Q: Matrix,
     p: Tensor,
-    G: Tensor | None = None,
+    G: Matrix | None = None,
     h: Tensor | None = None,
-    A: Tensor | None = None,
+    A: Matrix | None = None,
     b: Tensor | None = None,
     *,
     lb: Tensor | None = None,
     ub: Tensor | None = None,
-    solver: InteriorPoint | ADMM = InteriorPoint(),
+    solver: InteriorPoint | ADMM | SparseSolver = InteriorPoint(),
     adjoint: Adjoint = Implicit(),
     throw: bool = True,
     init: QPSolution | None = None,
@@ -98,7 +101,7 @@ def solve_qp(
 
     Raises:
         TypeError: an argument is no tensor.
-        ValueError: shapes, dtypes or devices that do not fit.
+        ValueError: shapes, dtypes or devices that do not fit; a dense program too large for the machine.
         SolveError: a sample is infeasible, unbounded, invalid or did not converge, and ``throw`` is set.
 
     References: Amos and Kolter, "OptNet" (2017); Mehrotra (1992); Schwan et al., "PIQP" (2023).
@@ -111,7 +114,9 @@ def solve_qp(
         if isinstance(solver, ADMM):
             raise ValueError("solve_qp: solver is ol.ADMM, but a matrix is sparse; expected ol.Clarabel or dense data.")
         return solve_sparse_qp(Q, p, G, h, A, b, lb=lb, ub=ub, solver=solver, adjoint=adjoint, throw=throw)
-    batch, data = complete_data(Q, p, G, h, A, b, lb, ub)
+    if not isinstance(solver, InteriorPoint | ADMM):
+        raise ValueError(f"solve_qp: solver is {solver!r}, for sparse matrices; expected ol.InteriorPoint or ol.ADMM.")
+    batch, data = complete_data(Q, p, G, h, A, b, lb, ub)  # pyright: ignore[reportArgumentType] - dense by now
     if isinstance(adjoint, Implicit | Smoothed):
         with paused():
             flat = batch.flatten(data, OWN_DIMS)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .._base.loop import can_read
 from .._native import ops, reference
+from .size_limit import check_size
 from .warm_start import Guess, solve_warm
 
 
@@ -21,6 +22,9 @@ class InteriorPoint:
         eps: relative tolerance on the unscaled KKT residuals. None: 1e-9 in float64, 1e-5 in float32. The
             polish usually reaches rounding.
         max_steps: limit on the factorizations per sample.
+
+    Programs of up to 14,000 variables are solved, in a workspace of three times the size of ``Q`` per thread; where that is
+    more memory than there is, or a program is larger still, :func:`~optlayers.solve_qp` says so at once.
 
     References: Mehrotra (1992); Schwan et al., "PIQP" (2023). See the page on the QP method, (IPM-1) onwards.
     """
@@ -37,7 +41,9 @@ class InteriorPoint:
 
         A guess is looked at where values can be read, and then by :func:`solve_warm`.
         """
-        eps = self.tolerance(data[0].dtype)
+        Q, p, _, h, _, b = data[:6]
+        check_size(p.shape[0], p.shape[1], h.shape[1] + b.shape[1], p.device)
+        eps = self.tolerance(Q.dtype)
         if guess is not None and can_read(guess.x) and can_read(data[0]):
             return solve_warm(self, data, guess, eps)
         return ops.qp_solve(*data, eps=eps, max_steps=self.max_steps)
