@@ -87,6 +87,7 @@ PUBLIC_NAMES = [
     "QPSolution",
     "fixed_point",
     "minimise",
+    "project",
     "root",
     "solve_closest_qp",
     "solve_cone",

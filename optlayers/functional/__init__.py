@@ -4,6 +4,7 @@ from .closest import ClosestQPSolution, solve_closest_qp
 from .cone import ConeSolution, solve_cone
 from .fixed_point import fixed_point
 from .minimise import MinimiseSolution, minimise
+from .project import project
 from .qp import QPSolution, solve_qp
 from .root import root
 
@@ -14,6 +15,7 @@ __all__ = [
     "QPSolution",
     "fixed_point",
     "minimise",
+    "project",
     "root",
     "solve_closest_qp",
     "solve_cone",

@@ -5,7 +5,6 @@ from .balls import box, hypercube, l2_ball, l2_sphere, linf_ball
 from .cones import dual, exponential, nonneg, power, second_order, zero
 from .couplings import birkhoff, transport
 from .entropic import kl_birkhoff, kl_transport
-from .intersection import dykstra
 from .isotonic import isotonic
 from .matrices import nuclear_ball, psd
 from .sections import box_section, capped_simplex
@@ -18,7 +17,6 @@ __all__ = [
     "box_section",
     "capped_simplex",
     "dual",
-    "dykstra",
     "exponential",
     "halfspace",
     "hypercube",
