@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,7 +56,7 @@ class Solution(NamedTuple):
         residuals: ``(*batch, r)`` the residual norms the solver stops on.
     """
 
-    x: object
+    x: Any
     status: Tensor
     iterations: Tensor
     residuals: Tensor
