@@ -23,8 +23,8 @@ class InteriorPoint:
             polish usually reaches rounding.
         max_steps: limit on the factorizations per sample.
 
-    Programs of up to 14,000 variables are solved, in a workspace of three times the size of ``Q`` per thread; where that is
-    more memory than there is, or a program is larger still, :func:`~optlayers.solve_qp` says so at once.
+    Programs of up to 14,000 variables are solved, in a workspace of three times the size of ``Q`` per thread; where
+    that is more memory than there is, or a program is larger still, :func:`~optlayers.solve_qp` says so at once.
 
     References: Mehrotra (1992); Schwan et al., "PIQP" (2023). See the page on the QP method, (IPM-1) onwards.
     """
