@@ -40,7 +40,7 @@ def size_table(result: Mapping[str, Any]) -> str:
         cells += [f"{row[key]:.0e}" for key in ("kkt_residual", "x_error", "gradient_error")]
         peak = row["peak_memory_mib"]
         rows.append([name, *cells, "-" if peak is None else f"{peak:.1f}"])
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def summary(results: Sequence[Mapping[str, Any]]) -> str:
@@ -53,10 +53,10 @@ def summary(results: Sequence[Mapping[str, Any]]) -> str:
         peer = [result["fastest_peer"], f"{result['ratio']:.1f}x"] if result["fastest_peer"] else ["-", "-"]
         machine = [f"{result['fraction_of_product']:.0%}", f"{result['matrix_product_gflops']:.0f}"]
         rows.append(["({}, {}, {}, {})".format(*result["size"]), *times, *peer, *machine])
-    return _table(header, rows)
+    return table(header, rows)
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table with padded columns, the first to the left and the others to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 

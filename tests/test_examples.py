@@ -1,0 +1,32 @@
+"""Runs the examples with settings that are quick, and looks for the figure that each saves."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+QUICK = {  # what to pass, and a line that it prints
+    "attention": (["--epochs", "1"], "sparsemax attention: "),
+    "own_solvers": (["--steps", "2"], "C library: gradient of Kepler's equation differs by "),
+    "equilibrium": (["--epochs", "1", "--seeds", "1", "--images", "200"], "| Jacobian-free | "),
+    "polytope": (["--epochs", "2"], "projected: mean squared error "),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
+@pytest.mark.parametrize("name", QUICK)
+def test_example_runs(name, tmp_path, monkeypatch, capsys):
+    for package in ("matplotlib", "sklearn", "tqdm"):
+        pytest.importorskip(package)
+    arguments, line = QUICK[name]
+    monkeypatch.setattr(sys, "argv", [name, *arguments, "--out", str(tmp_path)])
+    dtype = torch.get_default_dtype()
+    try:
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    finally:
+        torch.set_default_dtype(dtype)
+    assert line in capsys.readouterr().out
+    assert (tmp_path / f"{name}.png").stat().st_size > 10_000
