@@ -17,8 +17,13 @@ from .transformation import State, Step
 def adam_step(
     lr: Any, betas: tuple[Any, Any], eps: Any, weight_decay: Any, amsgrad: bool, maximize: bool, decoupled: bool
 ) -> Step | None:
-    """Adam (AdamW if `decoupled`) on the state of the alias; None if an option is not a plain number."""
-    if not all(isinstance(value, (int, float)) for value in (lr, *betas, eps, weight_decay)):
+    """Adam (AdamW if `decoupled`) on the state of the alias; None if the kernel does not take the options.
+
+    It takes numbers, and a 0-d tensor as rate.
+    """
+    if not all(isinstance(value, (int, float)) for value in (*betas, eps, weight_decay)):
+        return None
+    if not isinstance(lr, (int, float)) and not (isinstance(lr, Tensor) and lr.ndim == 0):
         return None
     kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
 

@@ -43,16 +43,22 @@ def each(fn: Callable[..., Tensor], x: Sequence[Tensor], *others: Sequence[Tenso
     return [fn(*row) for row in zip(x, *others, strict=True)]
 
 
-def scale(x: Tensors, c: Scalar) -> Tensors:
+def scale(x: Tensors, c: Scalar, overwrite: bool = False) -> Tensors:
     """``c x``"""
+    if overwrite and together(x, c, least=1):
+        torch._foreach_mul_(x, c)
+        return x
     if together(x, c):
         return list(torch._foreach_mul(x, c))
     return [t * as_scalar(c, t) for t in x]
 
 
-def shift(x: Tensors, c: Scalar) -> Tensors:
+def shift(x: Tensors, c: Scalar, overwrite: bool = False) -> Tensors:
     """``x + c``"""
     if isinstance(c, (int, float)) and c == 0:
+        return x
+    if overwrite and together(x, c, least=1):
+        torch._foreach_add_(x, c)
         return x
     if together(x, c):
         return list(torch._foreach_add(x, c))

@@ -36,6 +36,8 @@ class MetaOptimizer:
     loss was made of. Derivatives of a later loss flow through them, at any order. Parameters with
     ``requires_grad=False`` are left alone, tied ones stay tied, and one that the loss does not depend on does not move.
 
+    Gradients are those of this process: ``DistributedDataParallel`` does not average them.
+
     The graph grows with the steps. :func:`~optlayers.stop_gradient` of the module and of the optimizer ends it, and
     leaves the module with ordinary parameters.
 

@@ -36,7 +36,8 @@ def scale_by_adam(
         c1, c2 = _correction(b1, n), _correction(b2, n)
         root = lists.root(lists.shift(second, eps_root * c2))
         # Both corrections go into the denominator, which spares a pass over the parameters.
-        return lists.divide(new["mu"], lists.shift(lists.scale(root, c1 / c2**0.5), eps * c1)), new
+        root = lists.shift(lists.scale(root, c1 / c2**0.5, overwrite), eps * c1, overwrite)
+        return lists.divide(new["mu"], root), new
 
     return GradientTransformation(init, update)
 
@@ -82,8 +83,8 @@ def scale_by_nadam(
         product = counting.read(new["rates"]) if constant else new["rates"]
         mean = lists.scale(new["mu"], following / (1 - product * following))
         mean = lists.add(mean, updates, (1 - now) / (1 - product))
-        root = lists.scale(lists.root(new["nu"]), _correction(b2, n) ** -0.5)
-        return lists.divide(mean, lists.shift(root, eps)), new
+        root = lists.scale(lists.root(new["nu"]), _correction(b2, n) ** -0.5, overwrite)
+        return lists.divide(mean, lists.shift(root, eps, overwrite)), new
 
     return GradientTransformation(init, update)
 
@@ -107,7 +108,7 @@ def scale_by_radam(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8) -> 
         chosen = torch.where(tractable, length, 6.0) if isinstance(length, Tensor) else length
         ratio = (chosen - 4) * (chosen - 2) * longest / ((longest - 4) * (longest - 2) * chosen)
         ratio = (torch.where(tractable, ratio, 1.0) if isinstance(ratio, Tensor) else ratio) * correction
-        adapted = lists.divide(lists.scale(mean, ratio**0.5), lists.shift(lists.root(new["nu"]), eps))
+        adapted = lists.divide(lists.scale(mean, ratio**0.5), lists.shift(lists.root(new["nu"]), eps, overwrite))
         if isinstance(tractable, Tensor):
             adapted = [torch.where(tractable.to(a.device), a, b) for a, b in zip(adapted, mean, strict=True)]
         return adapted, new
@@ -136,10 +137,10 @@ def scale_by_adan(
         delta = lists.average(state["delta"], change, b2, overwrite)
         nu = lists.average_square(state["nu"], lists.add(updates, change, b2), b3, overwrite)
         mean = lists.add(lists.scale(mu, 1 / _correction(b1, n)), delta, b2 / _correction(b2, n))
-        root = lists.scale(lists.root(nu), _correction(b3, n) ** -0.5)
+        root = lists.shift(lists.scale(lists.root(nu), _correction(b3, n) ** -0.5, overwrite), eps, overwrite)
         # A copy where the gradients may be overwritten before the next step.
         last = [u.clone() for u in updates] if overwrite else list(updates)
-        return lists.divide(mean, lists.shift(root, eps)), {
+        return lists.divide(mean, root), {
             "step": step, "mu": mu, "nu": nu, "delta": delta, "last": last,
         }  # fmt: skip
 

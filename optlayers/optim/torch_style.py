@@ -148,7 +148,7 @@ class SGD(TorchStyle, alias=aliases.sgd):
 
 
 class Adam(TorchStyle, alias=aliases.adam):
-    """:func:`~optlayers.optim.adam` as a torch optimizer: one kernel if all options are numbers and `eps_root` is 0."""
+    """:func:`~optlayers.optim.adam` as a torch optimizer: one kernel if options are numbers and `eps_root` is 0."""
 
 
 class AdamW(TorchStyle, alias=aliases.adamw):
