@@ -79,8 +79,10 @@ def multiply(x: Tensors, y: Tensors) -> Tensors:
     return list(torch._foreach_mul(x, y)) if together(x) else each(torch.mul, x, y)
 
 
-def divide(x: Tensors, y: Tensors) -> Tensors:
-    """``x / y``"""
+def divide(x: Tensors, y: Tensors, overwrite: bool = False) -> Tensors:
+    """``x / y``; here `overwrite` is about `y`."""
+    if overwrite and together(x, least=1) and not any(b.requires_grad for b in y):
+        return each(lambda a, b: torch.div(a, b, out=b), x, y)
     return list(torch._foreach_div(x, y)) if together(x) else each(torch.div, x, y)
 
 
@@ -135,10 +137,14 @@ def smallest(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).tiny ** 0.5
 
 
-def root(x: Tensors) -> Tensors:
-    """The square root, at least :func:`smallest`; below that its derivative is 0."""
-    if together(x) and len({t.dtype for t in x}) == 1:
-        return list(torch._foreach_sqrt(torch._foreach_clamp_min(x, torch.finfo(x[0].dtype).tiny)))
+def root(x: Tensors, overwrite: bool = False) -> Tensors:
+    """The square root, at least :func:`smallest`; below that its derivative is 0. `x` is never changed."""
+    if together(x, least=1 if overwrite else 2) and len({t.dtype for t in x}) == 1:
+        floored = torch._foreach_clamp_min(x, torch.finfo(x[0].dtype).tiny)
+        if overwrite:
+            torch._foreach_sqrt_(floored)
+            return list(floored)
+        return list(torch._foreach_sqrt(floored))
     return [t.clamp_min(torch.finfo(t.dtype).tiny).sqrt() for t in x]
 
 

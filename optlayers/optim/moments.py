@@ -34,10 +34,10 @@ def scale_by_adam(
         if amsgrad:
             second = new["nu_max"] = lists.maximum(state["nu_max"], second)
         c1, c2 = _correction(b1, n), _correction(b2, n)
-        root = lists.root(lists.shift(second, eps_root * c2))
+        root = lists.root(lists.shift(second, eps_root * c2), overwrite)
         # Both corrections go into the denominator, which spares a pass over the parameters.
         root = lists.shift(lists.scale(root, c1 / c2**0.5, overwrite), eps * c1, overwrite)
-        return lists.divide(new["mu"], root), new
+        return lists.divide(new["mu"], root, overwrite), new
 
     return GradientTransformation(init, update)
 
@@ -83,8 +83,8 @@ def scale_by_nadam(
         product = counting.read(new["rates"]) if constant else new["rates"]
         mean = lists.scale(new["mu"], following / (1 - product * following))
         mean = lists.add(mean, updates, (1 - now) / (1 - product))
-        root = lists.scale(lists.root(new["nu"]), _correction(b2, n) ** -0.5, overwrite)
-        return lists.divide(mean, lists.shift(root, eps, overwrite)), new
+        root = lists.scale(lists.root(new["nu"], overwrite), _correction(b2, n) ** -0.5, overwrite)
+        return lists.divide(mean, lists.shift(root, eps, overwrite), overwrite), new
 
     return GradientTransformation(init, update)
 
@@ -108,7 +108,9 @@ def scale_by_radam(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8) -> 
         chosen = torch.where(tractable, length, 6.0) if isinstance(length, Tensor) else length
         ratio = (chosen - 4) * (chosen - 2) * longest / ((longest - 4) * (longest - 2) * chosen)
         ratio = (torch.where(tractable, ratio, 1.0) if isinstance(ratio, Tensor) else ratio) * correction
-        adapted = lists.divide(lists.scale(mean, ratio**0.5), lists.shift(lists.root(new["nu"]), eps, overwrite))
+        adapted = lists.divide(
+            lists.scale(mean, ratio**0.5), lists.shift(lists.root(new["nu"], overwrite), eps, overwrite)
+        )
         if isinstance(tractable, Tensor):
             adapted = [torch.where(tractable.to(a.device), a, b) for a, b in zip(adapted, mean, strict=True)]
         return adapted, new
@@ -137,10 +139,12 @@ def scale_by_adan(
         delta = lists.average(state["delta"], change, b2, overwrite)
         nu = lists.average_square(state["nu"], lists.add(updates, change, b2), b3, overwrite)
         mean = lists.add(lists.scale(mu, 1 / _correction(b1, n)), delta, b2 / _correction(b2, n))
-        root = lists.shift(lists.scale(lists.root(nu), _correction(b3, n) ** -0.5, overwrite), eps, overwrite)
+        root = lists.shift(
+            lists.scale(lists.root(nu, overwrite), _correction(b3, n) ** -0.5, overwrite), eps, overwrite
+        )
         # A copy where the gradients may be overwritten before the next step.
         last = [u.clone() for u in updates] if overwrite else list(updates)
-        return lists.divide(mean, root), {
+        return lists.divide(mean, root, overwrite), {
             "step": step, "mu": mu, "nu": nu, "delta": delta, "last": last,
         }  # fmt: skip
 

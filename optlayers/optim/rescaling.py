@@ -25,7 +25,9 @@ def scale_by_rss(initial_accumulator_value: float = 0.0, eps: Scalar = 1e-10) ->
 
     def update(updates: Tensors, state: State, params: Tensors | None, overwrite: bool) -> tuple[Tensors, State]:
         total = lists.decay(state["sum"], lists.multiply(updates, updates), 1.0, 1.0, overwrite)
-        return lists.divide(updates, lists.shift(lists.root(total), eps, overwrite)), {"sum": total}
+        return lists.divide(updates, lists.shift(lists.root(total, overwrite), eps, overwrite), overwrite), {
+            "sum": total
+        }
 
     return GradientTransformation(init, update)
 
@@ -50,7 +52,7 @@ def scale_by_rms(
         if centered:
             new["mu"] = lists.average(state["mu"], updates, alpha, overwrite)
             spread = lists.add(spread, lists.multiply(new["mu"], new["mu"]), -1.0)
-        return lists.divide(updates, lists.shift(lists.root(spread), eps, overwrite)), new
+        return lists.divide(updates, lists.shift(lists.root(spread, overwrite), eps, overwrite), overwrite), new
 
     return GradientTransformation(init, update)
 
