@@ -1,8 +1,8 @@
 """A deep equilibrium network on scikit-learn's digits: the exact gradient, the Jacobian-free one, and Neumann-5.
 
 One network, one start, one order of the data; only the backward pass differs. The state of width 64 solves
-``z = tanh(W z + U x + b)``, and a linear layer reads the digit off it. The Jacobian penalty keeps the map
-contracting. Prints a table of accuracy and seconds an epoch.
+``z = tanh(W z + U x + b)``, and a linear layer reads the digit off it. Training would drive W to where there is no
+equilibrium for some digits, so W is scaled to a norm below one. Prints a table of accuracy and seconds an epoch.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ WAYS = {
 class Cell(nn.Module):
     def __init__(self, inputs: int, width: int):
         super().__init__()
-        self.inside, self.outside = nn.Linear(width, width), nn.Linear(inputs, width, bias=False)
-        nn.init.orthogonal_(self.inside.weight, gain=0.8)
+        self.inside, self.outside = nn.Linear(width, width, bias=False), nn.Linear(inputs, width)
+        nn.init.orthogonal_(self.inside.weight)
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
-        return torch.tanh(self.inside(z) + self.outside(x))
+        W = self.inside.weight
+        bound = (W.abs().sum(0).amax() * W.abs().sum(1).amax()).sqrt()  # of the spectral norm
+        return torch.tanh(z @ W.T * (0.95 / bound.clamp(min=0.95)) + self.outside(x))
 
 
 class Network(nn.Module):
     def __init__(self, adjoint: ol.Implicit, width: int = 64):
         super().__init__()
-        self.equilibrium = ol.FixedPointLayer(Cell(64, width), solver=ol.Anderson(batch_ndim=1), adjoint=adjoint)
+        self.equilibrium = ol.FixedPointLayer(Cell(64, width), solver=ol.Picard(batch_ndim=1), adjoint=adjoint)
         self.out = nn.Linear(width, 10)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores, and the Jacobian penalty."""
-        z = self.equilibrium(x)  # starts at zero, with the shape of x: the width is that of the images
-        return self.out(z), self.equilibrium.jacobian_norm(z, x).mean()
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.equilibrium(x))  # which starts at zero, with the shape of x: the width is that of x
 
 
 def run(adjoint: ol.Implicit, data: tuple[Tensor, ...], epochs: int, seed: int, name: str) -> dict[str, list[float]]:
@@ -61,13 +61,13 @@ def run(adjoint: ol.Implicit, data: tuple[Tensor, ...], epochs: int, seed: int, 
     for _ in tqdm(range(epochs), desc=name, leave=False, disable=None):
         start = time.perf_counter()
         for index in torch.randperm(len(images)).split(100):
-            scores, penalty = model(images[index])
+            loss = nn.functional.cross_entropy(model(images[index]), labels[index])
             optimizer.zero_grad()
-            (nn.functional.cross_entropy(scores, labels[index]) + 0.5 * penalty).backward()
+            loss.backward()
             optimizer.step()
         log["seconds"].append(time.perf_counter() - start)
         with torch.no_grad():
-            log["right"].append((model(unseen)[0].argmax(1) == truth).double().mean().item())
+            log["right"].append((model(unseen).argmax(1) == truth).double().mean().item())
     with torch.no_grad():
         log["radius"] = model.equilibrium.spectral_radius(model.equilibrium(unseen), unseen).tolist()
     return log
