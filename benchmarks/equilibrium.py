@@ -160,7 +160,7 @@ def main() -> None:
                 command += ["--batch", str(arguments.batch), "--repeats", str(arguments.repeats)]
                 command += ["--threads", str(arguments.threads)]
                 last = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-                cells.append(f"{last['ms']:.1f} / {last['saved']:.1f} / {last['peak']:.1f}")
+                cells.append(f"{last['ms']:.1f} / {last['saved']:.2f} / {last['peak']:.1f}")
             rows.append([name, f"O({time_claimed})", f"O({space_claimed})", *cells, f"{last['error']:.0e}"])
             print(rows[-1], file=sys.stderr, flush=True)
         header = [f"P = {2 * width * width + width}", "time", "space", *(f"T = {t}" for t in arguments.steps), "error"]
