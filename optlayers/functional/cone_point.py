@@ -17,6 +17,7 @@ from .cone_rule import residual, terms
 from .cone_system import ConeSystem, samples_of
 
 EXACT = 1e-14  # residual at which nothing is left to gain
+ROUGH = 1e-9  # residual above which the units may be to blame
 FACTORIZATIONS = 3
 CHORD_STEPS = 3  # with one factorization
 
@@ -70,8 +71,7 @@ def _solve_valid(structure: Structure, solver: ConeSolver, count: int, data: Seq
 
     zero = torch.zeros_like(x)
     safe = [torch.where(usable.unsqueeze(-1), part, 0.0) for part in (x, s, z)]
-    w = _units(structure, data, *safe)
-    at, v, residuals = _refined(structure, data, w, safe[0], w * safe[1] - safe[2] / w)
+    w, at, v, residuals = _refined_in_good_units(structure, data, *safe)
     solved = usable & (residuals.amax(-1) <= solver.eps)
     status = torch.where(~solved & (status == int(Status.SOLVED)), int(Status.NUMERICAL_ERROR), status)
     unit = interior(structure.cones, v)
@@ -92,6 +92,23 @@ def _certificate(where: Tensor, value: Tensor) -> Tensor:
     """Scaled to a largest entry of one; NaN for other samples."""
     size = value.abs().amax(-1, keepdim=True) if value.shape[-1] else value.new_ones(len(value), 1)
     return torch.where(where.unsqueeze(-1), value / torch.where(size > 0, size, 1.0), torch.nan)
+
+
+def _refined_in_good_units(
+    structure: Structure, data: Sequence[Tensor], x: Tensor, s: Tensor, z: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``w, x, v`` and the residuals; where they do not get small, once more in the units that the data came in."""
+    w = _units(structure, data, x, s, z)
+    at, v, residuals = _refined(structure, data, w, x.clone(), w * s - z / w)
+    rough = (residuals.amax(-1) > ROUGH).nonzero().squeeze(-1)
+    if len(rough):
+        again = (1 / _row_sizes(structure, data[2])).expand_as(w)[rough]
+        start = again * s[rough] - z[rough] / again
+        other = again, *_refined(structure, samples_of(data, rough), again, x[rough], start)
+        better = other[3].amax(-1) < residuals[rough].amax(-1)
+        for whole, part in zip((w, at, v, residuals), other, strict=True):
+            whole[rough[better]] = part[better]
+    return w, at, v, residuals
 
 
 def _refined(

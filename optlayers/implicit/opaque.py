@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
 
 
 class _Opaque(torch.autograd.Function):
@@ -54,4 +55,9 @@ def opaque(fn: Callable[[int, list[Tensor]], Sequence[Tensor]], count: int, tens
     `fn` gets detached tensors, the batch first, of size `count` or 1, and returns floating ones; under vmap the count
     is larger than here.
     """
+    if any(map(is_legacy_batchedtensor, tensors)):
+        raise RuntimeError(
+            "optlayers: is_grads_batched=True (and vectorize=True) map by an old vmap that cannot be looked behind, as "
+            "this solver must. Use torch.func.jacrev or torch.func.vmap."
+        )
     return list(_Opaque.apply(fn, count, *tensors))
