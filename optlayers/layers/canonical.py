@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
@@ -196,10 +197,10 @@ def _logarithms(chain: Any) -> set[int]:
 def _block(entries: SparseArray, segments: Sequence[Segment]) -> Block:
     """Entries in terms of our list of parameters, segment by segment."""
     entries = sp.csc_array(entries)
-    ends = [*(segment.start for segment in segments[1:]), entries.shape[1] - 1]
+    starts = [*(segment.start for segment in segments), entries.shape[1] - 1]
     maps = []
-    for number, (segment, end) in enumerate(zip(segments, ends, strict=True)):
-        part = entries[:, segment.start : end]
+    for number, ends in enumerate(itertools.pairwise(starts)):
+        part = entries[:, slice(*ends)]
         if part.nnz:
             maps.append((number, SparseMap(part)))
     return Block(entries[:, [-1]].toarray().ravel(), tuple(maps))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._base.pattern import Pattern
+from .._base.status import Status
 from ..functional import QPSolution, solve_qp
 from ..functional.sparse_qp import solve_values
 from ..solvers import Cones
@@ -62,6 +63,7 @@ class QuadraticProgram:
     def __init__(self, cones: Cones, on_P: Pattern, on_A: Pattern, constants: np.ndarray):
         self.on_P = on_P
         self.lower, self.upper = (_bounds(cones, on_A, constants, sign) for sign in (-1, 1))
+        self.crossing = len(self.lower.rows) > 0 and len(self.upper.rows) > 0
         rest = np.setdiff1d(np.arange(cones.zero, cones.rows), np.r_[self.lower.rows, self.upper.rows])
         self.equations, self.inequalities = Rows.of(on_A, np.arange(cones.zero)), Rows.of(on_A, rest)
         m, n = on_A.shape
@@ -85,7 +87,11 @@ class QuadraticProgram:
             patterns = [self.on_P, *(part.pattern for part in parts)]
             entries = [P, q, values[0], sides[0], values[1], sides[1], *bounds]
             found = solve_values(patterns, entries, torch.Size([count]), throw=False)
-        return Answer(found.x, self._multipliers(found, b.shape[-1]), found.status, found.iterations, found.residuals)
+        status = found.status
+        if self.crossing:  # bounds that cross are a mistake in what solve_qp is given, here a problem without solution
+            lb, ub = bounds
+            status = torch.where((lb > ub).any(-1).expand_as(status), int(Status.PRIMAL_INFEASIBLE), status)
+        return Answer(found.x, self._multipliers(found, b.shape[-1]), status, found.iterations, found.residuals)
 
     def _multipliers(self, found: QPSolution, rows: int) -> Tensor:
         """Those of all rows, from those of equations, inequalities and bounds."""
