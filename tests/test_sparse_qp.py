@@ -31,7 +31,8 @@ def sparse_qp(batch=(), n=12, m=10, k=3, density=0.5, dtype=F64):
     data = random_qp(batch, n, m, k, dtype=dtype)
     x = (data["lb"] + data["ub"]) / 2
     keep = torch.rand(n, n) < density
-    data["Q"] = data["Q"] * (keep & keep.T) + 2 * n * torch.eye(n, dtype=dtype) / 3
+    Q = data["Q"] * (keep & keep.T)
+    data["Q"] = Q + torch.diag_embed(Q.abs().sum(-1) + 0.1)  # diagonally dominant, hence convex, whatever was kept
     for matrix, vector in (("G", "h"), ("A", "b")):
         pattern = torch.rand(data[matrix].shape[-2:]) < density
         pattern[:, 0] = True  # no empty row
