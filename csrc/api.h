@@ -92,4 +92,38 @@ template <class T>
 void qp_backward(const QpSizes& sizes, const QpBackward<T>& in, const QpBackwardResult<T>& result, double* workspace,
                  int threads);
 
+/// A batch of rows of n entries each.
+struct RowSizes {
+  int64_t rows, n;
+};
+
+/// Project each row of x onto {y >= 0, sum(y) = radius}; support marks the entries above the threshold, which are
+/// positive but for a radius of 0. A row with NaN or without a finite largest entry, or a radius that is negative or
+/// NaN, gives NaN and an empty support; entries of -inf give 0. Does not allocate.
+template <class T>
+void simplex(const RowSizes& sizes, Batched<const T> x, Batched<const T> radius, Batched<T> point,
+             Batched<bool> support, int threads);
+
+/// Its cotangents: of x, the cotangent less its mean over the support; of the radius, one a row, that mean. 0 where the
+/// support is empty. Does not allocate.
+template <class T>
+void simplex_backward(const RowSizes& sizes, Batched<const bool> support, Batched<const T> cotangent, Batched<T> grad_x,
+                      Batched<T> grad_radius, int threads);
+
+/// The entmax of each row of x for alpha = 1.5: p = (x / 2 - t)+^2 with a sum of 1; NaN and -inf as above.
+/// Does not allocate.
+template <class T>
+void entmax15(const RowSizes& sizes, Batched<const T> x, Batched<T> p, int threads);
+
+/// Doubles of workspace that one thread of `chain` needs.
+int64_t chain_workspace(int64_t n);
+
+/// The solution of min 1/2 |y - x|^2 + sum_i up (y_i+1 - y_i)+ + down (y_i - y_i+1)+ for each row, as its constant blocks,
+/// numbered from 0 in labels, and in jumps 1 at the entry before a rise, -1 before a fall, else 0. Penalties, one a row,
+/// may be inf. A row that is not finite, or whose penalty is negative or NaN, is one block.
+/// workspace: threads * chain_workspace(n) doubles. Does not allocate.
+template <class T>
+void chain(const RowSizes& sizes, Batched<const T> x, Batched<const T> up, Batched<const T> down,
+           Batched<int64_t> labels, Batched<T> jumps, double* workspace, int threads);
+
 }  // namespace optl

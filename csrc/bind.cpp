@@ -107,6 +107,42 @@ bool qp_backward(const py::tuple& sizes_in, const py::tuple& arrays, double tole
   return all_regular(out.u, z.batch, tolerance);
 }
 
+/// The searches take integers as they come: addresses and, of what may be shared, strides.
+template <class T>
+T* address(int64_t value) {
+  return reinterpret_cast<T*>(value);
+}
+
+template <class T>
+void simplex(int64_t rows, int64_t n, int64_t x, int64_t radius, int64_t radius_stride, int64_t point, int64_t support,
+             int threads) {
+  const py::gil_scoped_release release;
+  optl::simplex<T>({rows, n}, {address<const T>(x), n}, {address<const T>(radius), radius_stride},
+                   {address<T>(point), n}, {address<bool>(support), n}, threads);
+}
+
+template <class T>
+void simplex_backward(int64_t rows, int64_t n, int64_t support, int64_t cotangent, int64_t grad_x, int64_t grad_radius,
+                      int threads) {
+  const py::gil_scoped_release release;
+  optl::simplex_backward<T>({rows, n}, {address<const bool>(support), n}, {address<const T>(cotangent), n},
+                            {address<T>(grad_x), n}, {address<T>(grad_radius), 1}, threads);
+}
+
+template <class T>
+void entmax15(int64_t rows, int64_t n, int64_t x, int64_t p, int threads) {
+  const py::gil_scoped_release release;
+  optl::entmax15<T>({rows, n}, {address<const T>(x), n}, {address<T>(p), n}, threads);
+}
+
+template <class T>
+void chain(int64_t rows, int64_t n, int64_t x, int64_t up, int64_t down, int64_t labels, int64_t jumps,
+           int64_t workspace, int threads) {
+  const py::gil_scoped_release release;
+  optl::chain<T>({rows, n}, {address<const T>(x), n}, {address<const T>(up), 1}, {address<const T>(down), 1},
+                 {address<int64_t>(labels), n}, {address<T>(jumps), n}, address<double>(workspace), threads);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
@@ -121,4 +157,13 @@ PYBIND11_MODULE(_C, module) {
   module.def("qp_kkt_float64", &qp_kkt<double>);
   module.def("qp_backward_float32", &qp_backward<float>);
   module.def("qp_backward_float64", &qp_backward<double>);
+  module.def("simplex_float32", &simplex<float>);
+  module.def("simplex_float64", &simplex<double>);
+  module.def("simplex_backward_float32", &simplex_backward<float>);
+  module.def("simplex_backward_float64", &simplex_backward<double>);
+  module.def("entmax15_float32", &entmax15<float>);
+  module.def("entmax15_float64", &entmax15<double>);
+  module.def("chain_float32", &chain<float>);
+  module.def("chain_float64", &chain<double>);
+  module.def("chain_workspace", &optl::chain_workspace, "Doubles of workspace a thread needs for rows of n.");
 }

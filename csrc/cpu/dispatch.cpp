@@ -58,6 +58,23 @@ void qp_backward(const QpSizes& sizes, const QpBackward<T>& in, const QpBackward
   OPTL_DISPATCH(qp_backward, sizes, in, result, workspace, threads);
 }
 
+template <class T>
+void simplex(const RowSizes& sizes, Batched<const T> x, Batched<const T> radius, Batched<T> point,
+             Batched<bool> support, int threads) {
+  OPTL_DISPATCH(simplex, sizes, x, radius, point, support, threads);
+}
+
+template <class T>
+void simplex_backward(const RowSizes& sizes, Batched<const bool> support, Batched<const T> cotangent, Batched<T> grad_x,
+                      Batched<T> grad_radius, int threads) {
+  OPTL_DISPATCH(simplex_backward, sizes, support, cotangent, grad_x, grad_radius, threads);
+}
+
+template <class T>
+void entmax15(const RowSizes& sizes, Batched<const T> x, Batched<T> p, int threads) {
+  OPTL_DISPATCH(entmax15, sizes, x, p, threads);
+}
+
 template void qp_solve(const QpSizes&, const QpProblem<float>&, double, int64_t, const QpResult<float>&, double*, int);
 template void qp_solve(const QpSizes&, const QpProblem<double>&, double, int64_t, const QpResult<double>&, double*,
                        int);
@@ -65,5 +82,11 @@ template void qp_kkt(const QpSizes&, const QpKkt<float>&, const QpKktResult<floa
 template void qp_kkt(const QpSizes&, const QpKkt<double>&, const QpKktResult<double>&, double*, int);
 template void qp_backward(const QpSizes&, const QpBackward<float>&, const QpBackwardResult<float>&, double*, int);
 template void qp_backward(const QpSizes&, const QpBackward<double>&, const QpBackwardResult<double>&, double*, int);
+template void simplex(const RowSizes&, Batched<const float>, Batched<const float>, Batched<float>, Batched<bool>, int);
+template void simplex_backward(const RowSizes&, Batched<const bool>, Batched<const float>, Batched<float>, Batched<float>, int);
+template void entmax15(const RowSizes&, Batched<const float>, Batched<float>, int);
+template void simplex(const RowSizes&, Batched<const double>, Batched<const double>, Batched<double>, Batched<bool>, int);
+template void simplex_backward(const RowSizes&, Batched<const bool>, Batched<const double>, Batched<double>, Batched<double>, int);
+template void entmax15(const RowSizes&, Batched<const double>, Batched<double>, int);
 
 }  // namespace optl

@@ -23,6 +23,13 @@ bool uses(Accelerator accelerator);
   void qp_kkt(const QpSizes&, const QpKkt<T>&, const QpKktResult<T>&, double*, int threads);                     \
   template <class T>                                                                                             \
   void qp_backward(const QpSizes&, const QpBackward<T>&, const QpBackwardResult<T>&, double*, int threads);      \
+  template <class T>                                                                                            \
+  void simplex(const RowSizes&, Batched<const T> x, Batched<const T> radius, Batched<T> point, Batched<bool>,   \
+               int threads);                                                                                    \
+  template <class T>                                                                                            \
+  void simplex_backward(const RowSizes&, Batched<const bool>, Batched<const T>, Batched<T>, Batched<T>, int);   \
+  template <class T>                                                                                            \
+  void entmax15(const RowSizes&, Batched<const T> x, Batched<T> p, int threads);                                \
   }
 
 OPTL_DECLARE_KERNELS(portable)

@@ -12,21 +12,28 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
+from . import _C
 from .ops import _direct, _flatten_vmap, _library
 
 
-def search(fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def search(
+    fake: Callable[..., Any], kernel: Callable[..., Any] | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Make an op of a function on flat batches; `fake` gives empty tensors of the shapes that it returns.
 
     The arguments are dropped from all derivatives, and the op has none. It is written in plain torch and runs on any
-    device; a compiled kernel may take its place.
+    device; `kernel` takes its place on the CPU where the extension is there. The plain one stays `__wrapped__`.
     """
 
     def decorate(fn: Callable[..., Any]) -> Callable[..., Any]:
         name = fn.__name__
         _library.define(name + torch.library.infer_schema(fn, mutates_args=()))
         _library.impl(name, torch.no_grad()(fn), "CompositeExplicitAutograd")
+        native = fn if kernel is None or _C is None else kernel
+        if native is not fn:
+            _library.impl(name, torch.no_grad()(native), "CPU")
         op = getattr(torch.ops.optlayers, name).default
         torch.library.register_fake(f"optlayers::{name}", fake, lib=_library)
         torch.library.register_vmap(f"optlayers::{name}", _flatten_one(op), lib=_library)
@@ -36,12 +43,23 @@ def search(fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[
             if not _direct(*[arg for arg in args if isinstance(arg, Tensor)]):
                 return op(*args)
             with torch.no_grad():
-                return fn(*args)
+                return native(*args)
 
         run.__doc__, run.__name__, run.__wrapped__ = fn.__doc__, name, fn  # pyright: ignore[reportAttributeAccessIssue]
         return run
 
     return decorate
+
+
+def plain(*tensors: Tensor) -> bool:
+    """Whether nothing but autograd's reverse mode may watch, and the extension may be called past the dispatcher."""
+    return forward_ad._current_level < 0 and _direct(*tensors)
+
+
+def call(kernel: str, dtype: torch.dtype, *arguments: int) -> None:
+    """Call the extension's function for this dtype, with the number of threads last."""
+    run = getattr(_C, kernel + ("_float32" if dtype == torch.float32 else "_float64"))
+    run(*arguments, torch.get_num_threads())
 
 
 def _flatten_one(op):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .search import search
+from .search import call, search
 
 # Rows at least this long are first cut down to the entries that can be in the support, usually a few of them.
 _LONG = 512
@@ -17,7 +17,35 @@ def _empty(y: Tensor, radius: Tensor) -> Tensor:
     return torch.empty_like(y, dtype=torch.bool)
 
 
-@search(_empty)
+def simplex_point(x: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+    """The projection of ``x (B, n)`` onto simplices of a radius ``(B,)``, or ``(1,)`` for all, and its support.
+
+    For plain tensors on the CPU where the extension is there. NaN with an empty support where there is no projection.
+    """
+    x = x.contiguous()
+    point, support = x.new_empty(*x.shape), x.new_empty(*x.shape, dtype=torch.bool)
+    stride = radius.stride(0) if radius.shape[0] > 1 else 0
+    addresses = x.data_ptr(), radius.data_ptr(), stride, point.data_ptr(), support.data_ptr()
+    call("simplex", x.dtype, *x.shape, *addresses)
+    return point, support
+
+
+def simplex_pull(support: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+    """Cotangents of ``x (B, n)`` and of a radius ``(B,)``, of :func:`simplex_point`, and under its conditions."""
+    cotangent = cotangent.contiguous()
+    of_x, of_radius = cotangent.new_empty(*cotangent.shape), cotangent.new_empty(cotangent.shape[0])
+    addresses = support.data_ptr(), cotangent.data_ptr(), of_x.data_ptr(), of_radius.data_ptr()
+    call("simplex_backward", cotangent.dtype, *cotangent.shape, *addresses)
+    return of_x, of_radius
+
+
+def _compiled(y: Tensor, radius: Tensor) -> Tensor:
+    radius = radius.clamp(min=_LEAST)
+    # Again in the order in which the formula for the projection sums: so its entries are positive.
+    return _newton(y, simplex_point(y, radius)[1], radius[:, None])[1]
+
+
+@search(_empty, _compiled)
 def simplex_support(y: Tensor, radius: Tensor) -> Tensor:
     """Where the projection of ``y (B, n)`` onto ``{x >= 0, sum(x) = radius}`` is positive, as ``(B, n)`` bool.
 
@@ -34,13 +62,12 @@ def simplex_support(y: Tensor, radius: Tensor) -> Tensor:
         most = int((y > -radius).sum(-1).amax())
         if 4 * most < y.shape[-1]:
             candidates = y.topk(max(most, 1), sorted=False).values
-    threshold, support = _newton(candidates, -radius, radius)
+    threshold, support = _newton(candidates, candidates > -radius, radius)
     # Again on the whole row, in the order in which the formula for the projection sums: so its entries are positive.
-    return support if candidates is y else _newton(y, threshold, radius)[1]
+    return support if candidates is y else _newton(y, y > threshold, radius)[1]
 
 
-def _newton(y: Tensor, threshold: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
-    support = y > threshold
+def _newton(y: Tensor, support: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
     count = support.sum(-1, keepdim=True)
     while True:
         threshold = (torch.where(support, y, 0.0).sum(-1, keepdim=True) - radius) / count
