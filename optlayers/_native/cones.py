@@ -12,6 +12,8 @@ from .search import search
 # Roots are looked for in [-LIMIT, LIMIT]: the cube of their exponential, met in derivatives, is still a number.
 LIMIT = 200.0
 _MAX_STEPS = 200
+_NEAR = 1e-6  # ratio of two sides from which on their logarithms are compared
+_STILL = 1e-12  # a Newton step so small is the last
 
 
 def _like_first_column(v: Tensor, *others: Tensor) -> Tensor:
@@ -52,8 +54,30 @@ def exponential_root(v: Tensor) -> Tensor:
     upper = torch.where(y > 0, x / torch.where(y > 0, y, 1.0), torch.inf).clamp(max=LIMIT)
     at_lower, at_upper = (exponential_curve(v, end)[0] for end in (lower, upper))
     beyond = (lower >= upper) | ((x <= 0) & (at_lower > 0)) | ((y <= 0) & (at_upper < 0))
-    root = _bracketed_root(lambda ratio: exponential_curve(v, ratio)[:2], lower, upper)
+    # To find the root, the balance; to have its last digits, the curve itself.
+    root = _bracketed_root(lambda ratio: _balance(v, ratio), lower, upper)
+    excess, slope, _ = exponential_curve(v, root)
+    polished = root - excess / slope
+    root = torch.where((polished - root).abs() < 1e-6, polished, root)
     return torch.where(beyond, torch.nan, root)
+
+
+def _balance(v: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
+    """The difference of the two sides of :func:`exponential_curve`; near the root that of their logarithms.
+
+    It is nearly linear, where the sides themselves would hold Newton's method to steps of one.
+    """
+    x, y, z = v.unbind(-1)
+    q, dq = root * (root - 1) + 1, 2 * root - 1
+    primal, polar = ((root - 1) * x + y) / q, (x - root * y) / q
+    d_primal, d_polar = (x - primal * dq) / q, -(y + polar * dq) / q
+    up, down = root.exp(), (-root).exp()
+    left, right = primal * up, polar * down + z
+    d_left, d_right = (d_primal + primal) * up, (d_polar - polar) * down
+    both = (left > _NEAR * right) & (right > _NEAR * left)
+    left, right = torch.where(both, left, 1.0), torch.where(both, right, 1.0)
+    value = torch.where(both, left.log() - right.log(), primal * up - polar * down - z)
+    return value, torch.where(both, d_left / left - d_right / right, d_left - d_right)
 
 
 def power_curve(v: Tensor, alpha: Tensor, root: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -92,16 +116,17 @@ def power_root(v: Tensor, alpha: Tensor) -> Tensor:
 
 
 def _bracketed_root(fn: Callable[[Tensor], tuple[Tensor, Tensor]], lower: Tensor, upper: Tensor) -> Tensor:
-    """The root of an increasing function, given with its slope, by Newton's method with a bisection now and then."""
-    x = (lower + upper) / 2
-    for step in range(_MAX_STEPS):
+    """The root of an increasing function, given with its slope: Newton's method, bisection where that is slower."""
+    x, last = (lower + upper) / 2, upper - lower
+    for _ in range(_MAX_STEPS):
         value, slope = fn(x)
         lower, upper = torch.where(value < 0, x, lower), torch.where(value > 0, x, upper)
-        middle, newton = (lower + upper) / 2, x - value / slope
-        fits = (newton >= lower) & (newton <= upper)
-        proposal = torch.where(fits & (step % 3 != 2), newton, middle)
-        moving = (proposal - x).abs() > 4 * torch.finfo(x.dtype).eps * (1 + x.abs())
+        newton = torch.clamp(x - value / slope, lower, upper)  # the root may be an end
+        step, still = (newton - x).abs(), _STILL * (1 + x.abs())
+        fits = (step < 0.75 * last) | (step <= still)
+        proposal = torch.where(fits, newton, (lower + upper) / 2)
+        last = (proposal - x).abs()
         x = proposal
-        if not moving.any():
+        if not (last > still).any():
             break
     return x

@@ -111,7 +111,7 @@ def exponential(x: Tensor) -> Tensor:
     inside = (y1 > 0) & (y1 * (x1 / torch.where(y1 > 0, y1, 1.0)).exp() <= z1)
     polar = (x1 > 0) & (x1 * (y1 / torch.where(x1 > 0, x1, 1.0)).exp() <= -math.e * z1)
     searched = ~(inside | polar | ((x1 <= 0) & (y1 <= 0)))
-    other = torch.tensor([0.0, 1.0, 1.0], dtype=v.dtype, device=v.device)  # a point with root 0
+    other = torch.tensor([0.5, 1.0, 0.0], dtype=v.dtype, device=v.device)  # root 0, amid its bracket
     root = exponential_root(flat(torch.where(searched.unsqueeze(-1), v, other), v.shape)).reshape(x1.shape)
     found = searched & ~root.isnan()
     safe, root = torch.where(found.unsqueeze(-1), v, other), torch.where(found, root, 0.0)
