@@ -16,7 +16,7 @@ from .cone_data import Full, Structure
 from .cone_rule import residual, terms
 from .cone_system import ConeSystem, samples_of
 
-EXACT = 1e-14  # residual at which nothing is left to gain
+EXACT = 1e-13  # residual at which nothing is left to gain
 ROUGH = 1e-9  # residual above which the units may be to blame
 FACTORIZATIONS = 3
 CHORD_STEPS = 3  # with one factorization
@@ -134,6 +134,8 @@ def _refined(
             kept = going[better]
             for whole, part in zip((x, v, best, *force), (*trial, now, *next_force), strict=True):
                 whole[kept] = part[better]
+            if best[going].max() <= EXACT:
+                break
         if not fell:
             break
     return x, v, best
