@@ -446,6 +446,63 @@ def test_input_that_does_not_fit_raises(case):
             case.solver.solve(Operator(lambda v: v[:4]), b, right_side(6))
 
 
+# -- where nothing is recorded, the solvers take short cuts ---------------------------------------------------------
+
+
+def _mixed():
+    a, b = matrices(POSITIVE, 6, (6,)), right_side(6, 6)
+    a[0], b[0] = 2.0 * torch.eye(6), 1.0  # done at once
+    b[1, 3] = torch.nan
+    b[2] = 0.0
+    a[3, 1, 1] = torch.inf
+    a[4] = 0.0
+    return a, b
+
+
+SHORT_CUTS = {
+    "a batch": (matrices(POSITIVE, 6, (3,)), right_side(3, 6)),
+    "one": (matrices(POSITIVE, 6), right_side(6)),
+    "none": (matrices(POSITIVE, 6, (0,)), right_side(0, 6)),
+    "every kind of sample": _mixed(),
+    "no curvature": (
+        torch.stack([torch.diag(torch.tensor([1.0, -1.0])), torch.eye(2)]).double(),
+        torch.ones(2, 2).double(),
+    ),
+    "singular": (torch.ones(2, 2).double(), torch.tensor([1.0, 0.0]).double()),
+    "tiny": (matrices(POSITIVE, 6, (2,)).float(), (1e-30 * right_side(2, 6)).float()),
+    "huge": (matrices(POSITIVE, 6, (2,)).float(), (1e30 * right_side(2, 6)).float()),
+}
+
+
+@pytest.mark.parametrize("name", SHORT_CUTS)
+@pytest.mark.parametrize("case", [*CASES, Case(CG(preconditioner=lambda v: 0.5 * v)), Case(CG(maxiter=2))], ids=str)
+def test_short_cuts_change_nothing(case, name):
+    a, b = SHORT_CUTS[name]
+    solver = replace(case.solver, batch_ndim=b.ndim - 1)
+    careful = solver.solve(Operator(product(a)), b)  # the tests above have derivatives on, and go this way
+    with torch.no_grad():
+        quick = solver.solve(Operator(product(a)), b)
+    assert torch.equal(quick.converged, careful.converged)
+    assert torch.equal(quick.iterations, careful.iterations)
+    assert quick.x.dtype == b.dtype and quick.x.shape == careful.x.shape
+    tol = tolerance(b.dtype)
+    scale = b.abs().nan_to_num().amax() if b.numel() else 1.0
+    torch.testing.assert_close(quick.x, careful.x, rtol=tol, atol=tol * float(scale), equal_nan=True)
+    torch.testing.assert_close(quick.residual, careful.residual, rtol=0.1, atol=tol, equal_nan=True)
+
+
+def test_samples_that_are_done_do_not_break_the_short_cut(monkeypatch):
+    def never(*_):
+        raise AssertionError("started over")
+
+    monkeypatch.setattr(CG, "run", never)
+    a, b = matrices(POSITIVE, 8, (4,)), right_side(4, 8)
+    a[0] = 2.0 * torch.eye(8)  # leaves a residual of exactly zero
+    b[1] = 0.0
+    with torch.no_grad():
+        assert_solves(CG(batch_ndim=1).solve(Operator(product(a)), b), a, b, 1e-8)
+
+
 # -- approximations by name -----------------------------------------------------------------------------------------
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from .._base import tree
 from ..linear_solve import LinearSolver, Operator
 from .closure import captured, convert
-from .linearize import linearize
-from .rule import Rule, attach
+from .linearize import Tape, can_tape, linearize
+from .rule import Product, Rule, attach
 
 Solve = Callable[..., Any]  # solve(matvec, b) -> x on pytrees: a LinearSolver or any function of the user's
 
@@ -35,13 +35,38 @@ class ResidualRule(Rule):
             return self._residual(list(at), args)
 
         push, pull = linearize(fn, x, transpose)
+        return self._solve_with(push, pull, rhs, transpose)
 
-        def on_trees(product):
+    def vjp(self, x, args, cotangent, needed):
+        """One evaluation of the residual gives the linear system and its derivative in the arguments."""
+        where = [index for index, need in enumerate(needed) if need]
+        if not where or not can_tape():
+            return None
+
+        def fn(*values: Tensor) -> list[Tensor]:
+            full = [value.detach() for value in args]
+            for index, value in zip(where, values[len(x) :], strict=True):
+                full[index] = value
+            return self._residual(list(values[: len(x)]), full)
+
+        tape = Tape(fn, x, [args[index] for index in where])
+        v = [torch.zeros_like(a) if b is None else b for a, b in zip(x, cotangent, strict=True)]
+        u = self._solve_with(*tape.products(transpose=True), v, transpose=True)
+        grads: list[Tensor | None] = [None] * len(args)
+        for index, grad in zip(where, tape.pull_others(u), strict=True):
+            grads[index] = -grad
+        return grads
+
+    def _solve_with(self, push: Product, pull: Product, rhs: Sequence[Tensor], transpose: bool) -> list[Tensor]:
+        b = self._rebuild_x(rhs)
+
+        def on_trees(product: Product) -> Callable[[Any], Any]:
+            if isinstance(b, Tensor):  # what most solutions are: no tree to take apart
+                return lambda u: product([u])[0]
             return lambda u: self._rebuild_x(product(_tensors(u)))
 
         operator = Operator(on_trees(push), on_trees(pull))
         operator = operator.T if transpose else operator
-        b = self._rebuild_x(rhs)
         if isinstance(self._solve, LinearSolver):
             solve = self._solve.T if transpose else self._solve  # its preconditioner is one for A
             return _tensors(solve(operator.matvec, b, rmatvec=operator.rmatvec))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .._base import tree
 from .._base.loop import can_read, surely_none
@@ -34,6 +35,7 @@ class System:
     precondition: FlatMap = lambda v: v
     rmatvec: FlatMap = lambda v: v  # given by the one method that uses it
     least_squares: bool = False
+    measure: FlatMap = lambda v: length(v)
 
     def residual(self, defect: Tensor) -> Tensor:
         """What has to vanish at the solution, given the defect ``rhs - A x``."""
@@ -41,7 +43,7 @@ class System:
 
     def gap(self, defect: Tensor) -> Tensor:
         """(*batch): the length of the residual, given the defect."""
-        return length(self.residual(defect))
+        return self.measure(self.residual(defect))
 
 
 class Correction(NamedTuple):
@@ -85,11 +87,17 @@ class CorrectingSolver(LinearSolver):
 
     def solve(self, operator: Operator, b: Tree, init: Tree | None = None) -> LinearSolution:
         system = self.system(operator, b, init)
-        known = torch.isfinite(system.rhs).all(-1)
-        if system.start is not None:
-            known = known & torch.isfinite(system.start).all(-1)
-        # Invalid samples are solved as zero and marked at the end: so their NaN reaches nobody's gradient.
-        rhs = torch.where(known[..., None], system.rhs, 0.0)
+        rhs = system.rhs
+        ordinary = system.start is None and not system.least_squares and is_ordinary(rhs)
+        if ordinary:  # no mask is needed
+            system = replace(system, measure=plain_length)
+            known = torch.ones_like(rhs[..., 0], dtype=torch.bool)
+        else:
+            known = torch.isfinite(rhs).all(-1)
+            if system.start is not None:
+                known = known & torch.isfinite(system.start).all(-1)
+            # Invalid samples are solved as zero and marked at the end: so their NaN reaches nobody's gradient.
+            rhs = torch.where(known[..., None], rhs, 0.0)
         size = system.gap(rhs)
         zero = (size == 0) | ~known
         rtol = torch.finfo(rhs.dtype).eps ** (2 / 3) if self.rtol is None else self.rtol
@@ -104,19 +112,22 @@ class CorrectingSolver(LinearSolver):
         gap, spent = system.gap(defect), torch.zeros_like(known, dtype=torch.int64)
         # A recursively updated residual drifts from the true one. Where a method claims to be there and is not, it
         # gets a second round, on the true residual.
-        for _ in range(2):
+        for again in range(2):
             scale = torch.where(gap > 0, gap, 1.0)
-            used = int(spent.max()) if can_read(spent) and spent.numel() else 0
+            used = int(spent.max()) if again and can_read(spent) and spent.numel() else 0
             correction = correct(defect / scale[..., None], target / scale, used)
             x = x + scale[..., None] * correction.step  # (LIN-2)
             defect = rhs - system.matvec(x)
             gap, spent = system.gap(defect), spent + correction.iterations
-            doubtful = correction.claimed & (gap > target)
+            reached = gap <= target
+            if ordinary and bool(reached.all()):
+                return LinearSolution(system.unravel(x), gap / size, reached, spent)
+            doubtful = correction.claimed & ~reached
             if not can_read(doubtful) or surely_none(doubtful):
                 break
             defect = torch.where(doubtful[..., None], defect, 0.0)
 
-        converged = (gap <= target) | self._at_rounding(gap, correction.matrix_norm, length(x), size)
+        converged = reached | self._at_rounding(gap, correction.matrix_norm, length(x), size)
         x = torch.where(zero[..., None], 0.0, x)
         x = torch.where(known[..., None], x, torch.nan)
         residual = torch.where(zero, 0.0, gap / torch.where(zero, 1.0, size))
@@ -137,13 +148,18 @@ class CorrectingSolver(LinearSolver):
         flat, unravel = tree.ravel(value, self.batch_ndim)
         if flat.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"linear_solve.{type(self).__name__}: {name} is {flat.dtype}; give float32 or float64.")
+        if isinstance(value, Tensor) and value.ndim == self.batch_ndim + 1:  # flat as it is
+            return flat, lambda v: v if v.dtype == flat.dtype else v.to(flat.dtype)
         return flat, unravel
 
     def _flat(self, name: str, fn: Callable[[Tree], Tree], unravel: Callable[[Tensor], Tree], rows: int) -> FlatMap:
         """The map on trees as one on ``(*batch, N)`` tensors, with ``rows`` outputs."""
 
         def flat(v: Tensor) -> Tensor:
-            image, _ = tree.ravel(fn(unravel(v)), self.batch_ndim)
+            image = fn(unravel(v))
+            if isinstance(image, Tensor) and image.shape == v.shape and v.shape[-1] == rows:
+                return image
+            image, _ = tree.ravel(image, self.batch_ndim)
             if image.shape != (*v.shape[:-1], rows):
                 raise ValueError(
                     f"linear_solve.{type(self).__name__}: {name} gave {tuple(image.shape)} numbers (batch, flattened) "
@@ -158,3 +174,23 @@ class CorrectingSolver(LinearSolver):
 def length(v: Tensor) -> Tensor:
     """Euclidean norm over the last dimension, safe from overflow, without derivative: it only scales and judges."""
     return tree.norm(v, v.ndim - 1)
+
+
+def unrecorded(tensor: Tensor) -> bool:
+    """Whether plain values are being computed, which may be read and changed in place: neither a derivative in any
+    mode nor a transform nor the compiler is watching."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        return False
+    return forward_ad._current_level < 0 and can_read(tensor)
+
+
+def plain_length(v: Tensor) -> Tensor:
+    """The same without guards, for vectors of ordinary size where nothing is recorded."""
+    return torch.linalg.vector_norm(v, dim=-1)
+
+
+def is_ordinary(v: Tensor) -> bool:
+    """Whether it can be seen that all samples are finite, and that no square in their lengths over- or underflows."""
+    sizes = plain_length(v)
+    bounds = torch.finfo(v.dtype)
+    return unrecorded(sizes) and bool(((sizes > bounds.tiny**0.5 / bounds.eps) & (sizes < torch.inf)).all())

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .._base.loop import surely_none
-from .correction import CorrectingSolver, Correction, FlatMap, System
+from .correction import CorrectingSolver, Correction, FlatMap, System, unrecorded
 
 Substitution = Callable[[Tensor], Tensor]
 
@@ -34,6 +34,11 @@ class DenseSolver(CorrectingSolver):
 
     def prepare(self, system: System) -> Callable[[Tensor, Tensor, int], Correction]:
         matrix = materialise(system.matvec, system.rhs)
+        with torch.no_grad():
+            norm = torch.linalg.matrix_norm(matrix)
+        sound = self._sound(matrix, norm, system.rhs) if unrecorded(norm) else None
+        if sound is not None:
+            return sound
         identity = torch.eye(system.size, dtype=matrix.dtype, device=matrix.device)
         bad = ~torch.isfinite(matrix).flatten(-2).all(-1)
         matrix = torch.where(bad[..., None, None], identity, matrix)
@@ -43,17 +48,33 @@ class DenseSolver(CorrectingSolver):
             matrix = torch.where(singular[..., None, None], identity, matrix)
             substitute, _ = self.factor(matrix, system.rhs)
         bad = bad | singular
-        with torch.no_grad():
-            norm = torch.linalg.matrix_norm(matrix)
 
         def correct(r: Tensor, target: Tensor, spent: int) -> Correction:
-            rhs = r[..., None]
-            step = substitute(rhs)
-            step = step + substitute(rhs - matrix @ step)  # one step of iterative refinement
-            step = torch.where(bad[..., None], torch.nan, step.squeeze(-1))
+            step = torch.where(bad[..., None], torch.nan, refined(matrix, substitute, r))
             return Correction(step, torch.ones_like(bad, dtype=torch.int64), torch.zeros_like(bad), norm)
 
         return correct
+
+    def _sound(self, matrix: Tensor, norm: Tensor, rhs: Tensor) -> Callable[[Tensor, Tensor, int], Correction] | None:
+        """The same without masks, if it can be seen that every matrix is finite and regular."""
+        if not bool(torch.isfinite(norm).all()):
+            return None
+        substitute, singular = self.factor(matrix, rhs)
+        if bool(singular.any()):
+            return None
+
+        def correct(r: Tensor, target: Tensor, spent: int) -> Correction:
+            once = torch.ones_like(norm, dtype=torch.int64)
+            return Correction(refined(matrix, substitute, r), once, singular, norm)
+
+        return correct
+
+
+def refined(matrix: Tensor, substitute: Substitution, r: Tensor) -> Tensor:
+    """Substitution, and one step of iterative refinement."""
+    rhs = r[..., None]
+    step = substitute(rhs)
+    return (step + substitute(rhs - matrix @ step)).squeeze(-1)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def length(v: Tensor) -> Tensor:
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """(*batch, 1): inner product, kept as a column that broadcasts over vectors."""
-    return (a * b).sum(-1, keepdim=True)
+    return torch.linalg.vecdot(a, b).unsqueeze(-1)
 
 
 def ratio(a: Tensor, b: Tensor) -> Tensor:
