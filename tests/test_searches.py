@@ -110,6 +110,11 @@ def test_entmax_matches_its_twin(alpha, dtype):
 PENALTIES = [(0.0, INF), (INF, 0.0), (0.3, 0.3), (INF, INF), (0.2, 0.7), (5.0, 0.1), (0.0, 0.0), (1.0, INF)]
 
 
+def penalties(dtype):
+    up, down = torch.tensor(PENALTIES, dtype=dtype).unbind(-1)
+    return up, down
+
+
 def chain_value(x, labels, jumps, up, down):
     force = torch.where(jumps > 0, up[:, None], torch.where(jumps < 0, -down[:, None], 0.0))
     return segment_mean(x + force - torch.nn.functional.pad(force, (1, 0))[:, :-1], labels)
@@ -117,7 +122,7 @@ def chain_value(x, labels, jumps, up, down):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_chain_matches_its_twin(dtype):
-    up, down = torch.tensor(PENALTIES, dtype=dtype).unbind(-1)
+    up, down = penalties(dtype)
     for n in [*range(1, 71, 1 if dtype == F64 else 5), 1000]:
         for x in (rows(8, n, dtype, n), 0.1 * rows(8, n, dtype, n).cumsum(-1) + 1000):
             labels, jumps = chain_blocks(x, up, down)
@@ -126,11 +131,13 @@ def test_chain_matches_its_twin(dtype):
 
 
 def test_chain_with_ties_has_the_twins_solution_in_as_few_blocks():
-    up, down = torch.tensor(PENALTIES, dtype=F64).unbind(-1)
+    up, down = penalties(F64)
     for n in range(1, 71, 3):
         x = torch.round(2 * rows(8, n, F64, n))
         ours, twin = chain_blocks(x, up, down), chain_blocks.__wrapped__(x, up, down)
-        torch.testing.assert_close(chain_value(x, *ours, up, down), chain_value(x, *twin, up, down), rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            chain_value(x, ours[0], ours[1], up, down), chain_value(x, twin[0], twin[1], up, down), rtol=0, atol=1e-12
+        )
         assert (ours[0][:, -1] <= twin[0][:, -1]).all()
 
 

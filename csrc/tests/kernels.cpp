@@ -323,8 +323,11 @@ void check_all() {
 
 }  // namespace
 
+int check_searches();  // searches.cpp
+
 int main() {
   check_all<double>();
   check_all<float>();
+  failures += check_searches();
   return failures ? EXIT_FAILURE : EXIT_SUCCESS;
 }
