@@ -76,7 +76,7 @@ const char* isa();
 int64_t qp_workspace(const QpSizes& sizes);
 
 /// Solve a batch of programs, each to a status of its own. T is float or double; the iteration runs in double.
-/// workspace: threads * qp_workspace(sizes) doubles, aligned to 64 bytes. Does not allocate.
+/// workspace: min(threads, batch) * qp_workspace(sizes) doubles, aligned to 64 bytes. Does not allocate.
 template <class T>
 void qp_solve(const QpSizes& sizes, const QpProblem<T>& problem, double eps, int64_t max_steps,
               const QpResult<T>& result, double* workspace, int threads);
@@ -125,5 +125,9 @@ int64_t chain_workspace(int64_t n);
 template <class T>
 void chain(const RowSizes& sizes, Batched<const T> x, Batched<const T> up, Batched<const T> down,
            Batched<int64_t> labels, Batched<T> jumps, double* workspace, int threads);
+
+/// The mean of x over its block, for every entry; labels as `chain` gives them. Does not allocate.
+template <class T>
+void block_mean(const RowSizes& sizes, Batched<const T> x, Batched<const int64_t> labels, Batched<T> mean, int threads);
 
 }  // namespace optl

@@ -557,8 +557,9 @@ def test_only_plain_tensors_pass_the_dispatcher_by():
     torch.vmap(lambda p: p if not ops._direct(p) else pytest.fail("a vmapped tensor is not plain"))(problem[1])
 
 
-def test_results_do_not_depend_on_threads():
-    problem = make(9, 20, 20, 4)
+@pytest.mark.parametrize("sizes", [(9, 20, 20, 4), (1, 210, 130, 30)], ids=["one-sample-each", "one-for-all"])
+def test_results_do_not_depend_on_threads(sizes):
+    problem = make(*sizes)
     want = ops.qp_solve(*problem, EPS, STEPS)
     threads = torch.get_num_threads()
     try:

@@ -1,6 +1,7 @@
 // Q + diag + S'S = U'U and solves with it, in register tiles on column panels, blocked for two levels of cache.
 #pragma once
 
+#include "cpu/team.h"
 #include "cpu/vec.h"
 
 namespace optl::OPTL_ISA {
@@ -14,7 +15,7 @@ inline constexpr int64_t panel_columns(int64_t ld) { return round_up(ld, kPanel<
 /// Rows of a block, and the depth to which a product is taken before the next: a panel of that depth stays in the
 /// first level of the cache, a block of it in the second.
 inline constexpr int64_t kBlock = 96, kDepth = 128;
-static_assert(kBlock % kTileRows == 0);
+static_assert(kBlock % kTileRows == 0 && kBlock % kPanel<float> == 0);
 
 /// acc +-= L' R over `count` rows: kTileRows columns of L, V vectors of R, both in panels.
 template <bool kAdd, class S, int V>
@@ -37,6 +38,7 @@ template <class S>
 class Cholesky {
  public:
   int64_t n, ld, rows = 0;
+  int threads = 1;
   S *U, *inverse;  // `inverse` holds 1 / the diagonal of U
   S* blocks;       // for each panel the inverse of its diagonal block and the transpose of that, row by row
 
@@ -47,19 +49,9 @@ class Cholesky {
   /// Does not allocate. False if a pivot is not positive (or NaN).
   bool factor(const double* Q, const double* diagonal, const S* weighted) {
     Q_ = Q, diagonal_ = diagonal, S_ = weighted;
-    for (int64_t top = 0; top < order(); top += kBlock) {
-      const int64_t end = top + kBlock < order() ? top + kBlock : order();
-      bool fresh = true;
-      for (int64_t q = 0; q < rows; q += kDepth, fresh = false) {
-        update<true>(top, end, S_, rows, q, q + kDepth < rows ? q + kDepth : rows, fresh);
-      }
-      for (int64_t q = 0; q < top; q += kDepth, fresh = false) {
-        update<false>(top, end, U, order(), q, q + kDepth < top ? q + kDepth : top, fresh);
-      }
-      if (!finish(top, end, fresh)) return false;
-    }
-    for (int64_t j = 0; j < order(); j += kPanel<S>) invert(j);
-    return true;
+    bool positive = true;
+    as_team(threads, [&](const Member& me) { factor_panels(me, positive); });
+    return positive;
   }
 
   /// Solve U'U x = x in place; x has length ld, zero beyond n.
@@ -113,10 +105,39 @@ class Cholesky {
     }
   }
 
+  /// What one thread of a team does: in each block of rows every so many panels, and the first one the diagonal block,
+  /// which all others wait for.
+  void factor_panels(const Member& me, bool& positive) {
+    const int64_t step = kPanel<S> * me.count, mine = kPanel<S> * me.id;
+    for (int64_t top = 0; top < order(); top += kBlock) {
+      const int64_t end = top + kBlock < order() ? top + kBlock : order();
+      const int64_t right = panel_columns<S>(end);
+      bool fresh = true;
+      for (int64_t q = 0; q < rows; q += kDepth, fresh = false) {
+        update<true>({top + mine, ld, step}, top, end, S_, rows, q, q + kDepth < rows ? q + kDepth : rows, fresh);
+      }
+      for (int64_t q = 0; q < top; q += kDepth, fresh = false) {
+        update<false>({top + mine, ld, step}, top, end, U, order(), q, q + kDepth < top ? q + kDepth : top, fresh);
+      }
+      me.wait();
+      if (me.id == 0) positive = finish({top, right < ld ? right : ld, kPanel<S>}, top, end, fresh);
+      me.wait();
+      if (!positive) return;
+      finish({right + mine, ld, step}, top, end, fresh);
+      me.wait();
+    }
+    for (int64_t j = mine; j < order(); j += step) invert(j);
+  }
+
+  /// The first columns of some panels.
+  struct Panels {
+    int64_t from, end, step;
+  };
+
   /// run(i, j, number of vectors) for the tiles of the rows [top, end) at the diagonal and right of it, panel by panel.
   template <class Run>
-  void for_tiles(int64_t top, int64_t end, const Run& run) const {
-    for (int64_t panel = top - top % kPanel<S>; panel < ld; panel += kPanel<S>) {
+  void for_tiles(const Panels& panels, int64_t top, int64_t end, const Run& run) const {
+    for (int64_t panel = panels.from; panel < panels.end; panel += panels.step) {
       const int64_t left = end < panel ? end : panel;
       if (top < left) {
         with_vectors(panel, [&](auto count) {
@@ -132,8 +153,9 @@ class Cholesky {
 
   /// +- the product of the rows [from, to) of a matrix, on the rows [top, end).
   template <bool kAdd>
-  void update(int64_t top, int64_t end, const S* matrix, int64_t height, int64_t from, int64_t to, bool fresh) {
-    for_tiles(top, end, [&](int64_t i, int64_t j, auto count) {
+  void update(const Panels& panels, int64_t top, int64_t end, const S* matrix, int64_t height, int64_t from, int64_t to,
+              bool fresh) {
+    for_tiles(panels, top, end, [&](int64_t i, int64_t j, auto count) {
       V acc[kTileRows][count()];
       gather(i, j, fresh, acc);
       accumulate<kAdd, S>(at(matrix, height, from, i), at(matrix, height, from, j), to - from, acc);
@@ -142,9 +164,9 @@ class Cholesky {
   }
 
   /// Eliminate the rows [top, end), to which all rows above are applied.
-  bool finish(int64_t top, int64_t end, bool fresh) {
+  bool finish(const Panels& panels, int64_t top, int64_t end, bool fresh) {
     bool positive = true;
-    for_tiles(top, end, [&](int64_t i, int64_t j, auto count) {
+    for_tiles(panels, top, end, [&](int64_t i, int64_t j, auto count) {
       if (!positive) return;
       V acc[kTileRows][count()];
       gather(i, j, fresh, acc);

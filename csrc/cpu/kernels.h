@@ -2,6 +2,9 @@
 #pragma once
 
 #include "api.h"
+#ifdef OPTL_ISA
+#include "cpu/team.h"
+#endif
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -48,11 +51,23 @@ inline bool worth_threads(const QpSizes& sizes, int threads) {
   return threads > 1 && sizes.batch > 1 && work > 2e3;
 }
 
+/// Threads that share one sample: all of them where most would have no sample of their own.
+inline int threads_a_sample(const QpSizes& sizes, int threads) {
+  return 2 * sizes.batch <= threads && sizes.n >= kTeamSize ? threads : 1;
+}
+
+/// Threads among which the samples are dealt out.
+inline int threads_for_samples(const QpSizes& sizes, int threads) {
+  if (!worth_threads(sizes, threads) || threads_a_sample(sizes, threads) > 1) return 1;
+  return sizes.batch < threads ? static_cast<int>(sizes.batch) : threads;
+}
+
 /// run(sample, thread) for every sample.
 template <class Run>
 void for_samples(const QpSizes& sizes, int threads, const Run& run) {
 #ifdef _OPENMP
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (worth_threads(sizes, threads))
+  const int team = threads_for_samples(sizes, threads);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(team) if (team > 1)
   for (int64_t b = 0; b < sizes.batch; ++b) run(b, omp_get_thread_num());
 #else
   (void)threads;
@@ -64,7 +79,8 @@ void for_samples(const QpSizes& sizes, int threads, const Run& run) {
 template <class Run>
 void for_threads(const QpSizes& sizes, int threads, const Run& run) {
 #ifdef _OPENMP
-#pragma omp parallel num_threads(threads) if (worth_threads(sizes, threads))
+  const int team = threads_for_samples(sizes, threads);
+#pragma omp parallel num_threads(team) if (team > 1)
   run(omp_get_thread_num());
 #else
   (void)sizes, (void)threads;

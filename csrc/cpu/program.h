@@ -59,6 +59,7 @@ struct Program {
   double *S_, *diagonal;         // dense rows in panels, ld: scratch of `factor`
   double *size, *scratch;        // ld, ld
   Kind* kind;                    // N
+  int threads = 1;               // that share the large products and factorisations
 
   Program(const QpSizes& sizes, Arena& arena)
       : n(sizes.n), ld(padded(n)), k(sizes.k), m(sizes.m), lower(sizes.lower), upper(sizes.upper), dense(k + m),
@@ -145,12 +146,12 @@ struct Program {
 
   /// out = Q x; out and x are padded.
   void quadratic(const double* x, double* out) const {
-    multiply_rows(Q, ld, ld, x, out);
+    multiply(Q, ld, x, out);
   }
 
   /// out = [A; G; -I; I] x, zero at absent rows.
   void rows(const double* x, double* out) const {
-    multiply_rows(C, dense, ld, x, out);
+    multiply(C, dense, x, out);
     for (int64_t i = 0; i < dense; ++i) out[i] = kind[i] ? out[i] : 0;
     for (int64_t j = 0; j < lower; ++j) out[dense + j] = kind[dense + j] ? -x[j] : 0;
     for (int64_t j = 0; j < upper; ++j) out[dense + lower + j] = kind[dense + lower + j] ? x[j] : 0;
@@ -158,8 +159,10 @@ struct Program {
 
   /// out = [A; G; -I; I]' v for v that is zero at absent rows.
   void adjoint(const double* v, double* out) const {
-    for (int64_t j = 0; j < ld; ++j) out[j] = 0;
-    add_rows(C, dense, ld, v, out);
+    split(threads, ld, kPad, dense * ld, [&](int64_t from, int64_t end) {
+      std::fill(out + from, out + end, 0.0);
+      add_rows(C + from, dense, ld, end - from, v, out + from);
+    });
     for (int64_t j = 0; j < lower; ++j) out[j] -= v[dense + j];
     for (int64_t j = 0; j < upper; ++j) out[j] += v[dense + lower + j];
   }
@@ -177,6 +180,12 @@ struct Program {
   }
 
  private:
+  void multiply(const double* matrix, int64_t count, const double* x, double* out) const {
+    split(threads, count, 4, count * ld, [&](int64_t from, int64_t end) {
+      multiply_rows(matrix + from * ld, end - from, ld, x, out + from);
+    });
+  }
+
   /// v_j <- factor column_j v_j; returns the largest |v_j|.
   double scale_row(double* v, double factor) const {
     const Vec scale = splat(factor);
@@ -210,7 +219,10 @@ struct Program {
   bool factor(const double* weight, Factor& out, Cholesky<S>& cholesky, double rho, int attempts) {
     cholesky.rows = std::count_if(weight, weight + dense, [](double w) { return w != 0; });
     S* const weighted = reinterpret_cast<S*>(S_);
-    weigh(weight, cholesky.rows, weighted);
+    cholesky.threads = threads;
+    split(threads, ld, kPanel<S>, cholesky.rows * ld, [&](int64_t from, int64_t end) {
+      weigh(weight, cholesky.rows, from, end, weighted);
+    });
     out.is_quick = sizeof(S) == sizeof(float);
     for (int attempt = 0; attempt < attempts; ++attempt, rho *= 100) {
       for (int64_t j = 0; j < ld; ++j) diagonal[j] = j < n ? rho : 1;
@@ -225,20 +237,20 @@ struct Program {
   template <class S>
   bool has_cholesky(double shift, Cholesky<S>& cholesky) {
     for (int64_t j = 0; j < ld; ++j) diagonal[j] = j < n ? shift / cost : 1;
-    cholesky.rows = 0;
+    cholesky.rows = 0, cholesky.threads = threads;
     return cholesky.factor(Q, diagonal, nullptr);
   }
 
-  /// The `count` rows of C that have a weight, times its root, in panels.
+  /// The columns [first, last) of the `count` rows of C that have a weight, times its root, in panels.
   template <class S>
-  void weigh(const double* weight, int64_t count, S* to) const {
+  void weigh(const double* weight, int64_t count, int64_t first, int64_t last, S* to) const {
     for (int64_t i = 0; i < dense; ++i) {
       if (weight[i] == 0) continue;
       const auto root = splat(static_cast<S>(std::sqrt(weight[i])));
-      const double* from = C + i * ld;
-      for (int64_t j = 0; j < ld; j += kPanel<S>) {
-        const int64_t end = ld - j < kPanel<S> ? ld - j : kPanel<S>;
-        for (int64_t c = 0; c < end; c += kLanes<S>) store(to + j * count + c, root * load_as<S>(from + j + c));
+      const double* row = C + i * ld;
+      for (int64_t j = first; j < last; j += kPanel<S>) {
+        const int64_t end = last - j < kPanel<S> ? last - j : kPanel<S>;
+        for (int64_t c = 0; c < end; c += kLanes<S>) store(to + j * count + c, root * load_as<S>(row + j + c));
       }
       to += kPanel<S>;
     }

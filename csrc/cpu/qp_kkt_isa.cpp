@@ -36,12 +36,14 @@ void load_system(const QpSizes& z, const QpKkt<T>& in, int64_t b, Program& q, do
 
 /// One sample in the one-problem layout, of which the inactive rows of G are left out.
 template <class T>
-void solve_sample(const QpSizes& sizes, const QpKkt<T>& in, const QpKktResult<T>& out, int64_t b, double* workspace) {
+void solve_sample(const QpSizes& sizes, const QpKkt<T>& in, const QpKktResult<T>& out, int64_t b, double* workspace,
+                  int threads) {
   const bool* active = in.active_G[b];
   QpSizes packed = sizes;
   packed.m = std::count(active, active + sizes.m, true);
   Arena arena{workspace};
   Program q(packed, arena);
+  q.threads = threads;
   ActiveSet system(q, arena);
   q.load_symmetric(in.Q[b]);
   q.load_rows(in.A[b], q.k, q.C);
@@ -104,7 +106,7 @@ void solve_group(const QpSizes& sizes, const QpKkt<T>& in, const QpKktResult<T>&
     }
   }
   for (int l = 0; l < count; ++l) {  // a rho that rounding swallows is raised there
-    if (!factored[l]) solve_sample(sizes, in, out, first + l, workspace);
+    if (!factored[l]) solve_sample(sizes, in, out, first + l, workspace, 1);
   }
 }
 #endif
@@ -128,7 +130,7 @@ void solve_all(const QpSizes& sizes, const QpKkt<T>& in, const QpKktResult<T>& o
   }
 #endif
   for_samples(sizes, threads, [&](int64_t b, int thread) {
-    solve_sample(sizes, in, out, b, workspace + thread * stride);
+    solve_sample(sizes, in, out, b, workspace + thread * stride, threads_a_sample(sizes, threads));
     done(b);
   });
 }

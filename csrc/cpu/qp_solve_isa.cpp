@@ -101,10 +101,11 @@ void store(const QpSizes& z, const InteriorPoint& run, Status status, const QpRe
 
 template <class T>
 void solve_sample(const QpSizes& sizes, const QpProblem<T>& in, double eps, int64_t max_steps, const QpResult<T>& out,
-                  int64_t b, double* workspace) {
+                  int64_t b, double* workspace, int threads) {
   Arena arena{workspace};
   InteriorPoint run(sizes, arena);
   Program& q = run.q;
+  q.threads = threads;
   Status status = kInvalidInput;
   if (numbers(sizes, in, b)) {
     q.load(in.Q[b], in.A[b], in.G[b]);
@@ -146,7 +147,7 @@ struct LaneSource {
     return true;
   }
 
-  void alone(int64_t b) const { solve_sample(sizes, in, eps, max_steps, out, b, workspace); }
+  void alone(int64_t b) const { solve_sample(sizes, in, eps, max_steps, out, b, workspace, 1); }
 
   void finish(int64_t b, const LaneInteriorPoint& lanes, int lane) const {
     const LaneProgram& from = lanes.q;
@@ -198,7 +199,7 @@ void qp_solve(const QpSizes& sizes, const QpProblem<T>& in, double eps, int64_t 
   }
 #endif
   for_samples(sizes, threads, [&](int64_t b, int thread) {
-    solve_sample(sizes, in, eps, max_steps, out, b, workspace + thread * stride);
+    solve_sample(sizes, in, eps, max_steps, out, b, workspace + thread * stride, threads_a_sample(sizes, threads));
   });
 }
 

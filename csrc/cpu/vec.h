@@ -174,19 +174,19 @@ inline void multiply_rows(const double* a, int64_t rows, int64_t ld, const doubl
   for (; i < rows; ++i, a += ld) out[i] = dot(a, x, ld);
 }
 
-/// out += sum of v_i a_i over `rows` rows a_i of padded length ld, four at a time to share the loads of out.
-inline void add_rows(const double* a, int64_t rows, int64_t ld, const double* v, double* out) {
+/// out += sum of v_i a_i over `rows` rows a_i, ld apart, of padded length n, four at a time to share the loads of out.
+inline void add_rows(const double* a, int64_t rows, int64_t ld, int64_t n, const double* v, double* out) {
   int64_t i = 0;
   for (; i + 4 <= rows; i += 4, a += 4 * ld) {
     if (v[i] == 0 && v[i + 1] == 0 && v[i + 2] == 0 && v[i + 3] == 0) continue;
     const Vec scale[4] = {splat(v[i]), splat(v[i + 1]), splat(v[i + 2]), splat(v[i + 3])};
-    for (int64_t j = 0; j < ld; j += kWidth) {
+    for (int64_t j = 0; j < n; j += kWidth) {
       Vec acc = load(out + j);
       for (int r = 0; r < 4; ++r) acc = multiply_add(scale[r], load(a + r * ld + j), acc);
       store(out + j, acc);
     }
   }
-  for (; i < rows; ++i, a += ld) axpy(v[i], a, out, ld);
+  for (; i < rows; ++i, a += ld) axpy(v[i], a, out, n);
 }
 
 /// Elementwise a > b ? a : b, so that NaN in `a` is dropped; one instruction.

@@ -277,8 +277,8 @@ def _run(kernel: str, sizes: tuple[int, ...], inputs: Sequence[Tensor | None], o
         else:
             arrays += (t.data_ptr(), t.stride()[0])
     arrays += [t.data_ptr() for t in outputs]
-    threads = min(torch.get_num_threads(), sizes[0])
-    workspace = torch.empty(threads * _C.qp_workspace(sizes), dtype=torch.float64)
+    threads = torch.get_num_threads()
+    workspace = torch.empty(min(threads, sizes[0]) * _C.qp_workspace(sizes), dtype=torch.float64)
     run = getattr(_C, kernel + ("_float32" if dtype == torch.float32 else "_float64"))
     return run(sizes, tuple(arrays), *settings, workspace.data_ptr(), threads)
 
