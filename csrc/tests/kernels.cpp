@@ -313,7 +313,8 @@ void check_all() {
       const auto layout = static_cast<Layout>(n % 3);
       check_random(kernels, {n < 20 ? 11 : 3, n, n / 4, 70 - n, n % 4 == 1 ? bounds : 0, bounds}, layout, random);
     }
-    for (const int64_t n : {97, 130, 210}) check_random(kernels, {2, n, n / 5, n, 0, 0}, Layout::kContiguous, random);
+    for (const int64_t n : {97, 130}) check_random(kernels, {2, n, n / 5, n, 0, 0}, Layout::kContiguous, random);
+    check_random(kernels, {1, 210, 42, 210, 0, 0}, Layout::kContiguous, random);  // both threads on one problem
     check_random(kernels, {3, 8, 0, 0, 0, 0}, Layout::kContiguous, random);
     check_random(kernels, {2, 60, 0, 0, 60, 60}, Layout::kContiguous, random);
     for (const int64_t n : {5, 64}) check_statuses(kernels, n, random);
