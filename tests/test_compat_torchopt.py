@@ -275,6 +275,26 @@ def test_tutorial_of_the_implicit_module(tutorial):
     check_tutorial(torch.autograd.grad(optimal_inner_net(x).mean(), meta_net.parameters()))
 
 
+def test_custom_root_of_trees_and_scalars_at_second_order():
+    """What TorchOpt answers with zeros (0-d), with an error (dicts), and wrongly (second order)."""
+
+    def residual(x, given):
+        return {"x": x["x"] ** 3 - given["a"] * given["b"]}
+
+    @torchopt.diff.implicit.custom_root(residual, argnums=1, has_aux=True)
+    def cube_root(init, given):
+        return {"x": (given["a"] * given["b"]) ** (1 / 3)}, "aux"
+
+    def solution(a, b):
+        x, aux = cube_root({"x": torch.zeros(())}, {"a": a, "b": b})
+        assert aux == "aux"
+        return x["x"]
+
+    a, b = torch.tensor(2.0, **F64, requires_grad=True), torch.tensor(3.0, **F64, requires_grad=True)
+    assert gradcheck(solution, (a, b), check_forward_ad=True) and gradgradcheck(solution, (a, b))
+    torch.testing.assert_close(torch.autograd.grad(solution(a, b), a)[0], 6.0 ** (1 / 3) / 6 * torch.ones((), **F64))
+
+
 def test_tutorial_of_the_equilibrium():
     """With the condition as rows, which TorchOpt itself refuses; equal to the derivative of many steps."""
 

@@ -64,7 +64,7 @@ class ZeroOrderGradientModule(nn.Module):
     A subclass writes ``forward`` and ``sample(sample_shape)``, which draws perturbations.
 
     Class options:
-        method, num_samples, sigma: as in :func:`zero_order`.
+        method, num_samples, sigma: as in :func:`~optlayers.compat.torchopt.diff.zero_order.zero_order`.
     """
 
     def __init_subclass__(
