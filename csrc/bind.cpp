@@ -143,6 +143,13 @@ void chain(int64_t rows, int64_t n, int64_t x, int64_t up, int64_t down, int64_t
                  {address<int64_t>(labels), n}, {address<T>(jumps), n}, address<double>(workspace), threads);
 }
 
+template <class T>
+void block_mean(int64_t rows, int64_t n, int64_t x, int64_t labels, int64_t mean, int threads) {
+  const py::gil_scoped_release release;
+  optl::block_mean<T>({rows, n}, {address<const T>(x), n}, {address<const int64_t>(labels), n}, {address<T>(mean), n},
+                      threads);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
@@ -165,5 +172,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("entmax15_float64", &entmax15<double>);
   module.def("chain_float32", &chain<float>);
   module.def("chain_float64", &chain<double>);
+  module.def("block_mean_float32", &block_mean<float>);
+  module.def("block_mean_float64", &block_mean<double>);
   module.def("chain_workspace", &optl::chain_workspace, "Doubles of workspace a thread needs for rows of n.");
 }

@@ -123,9 +123,9 @@ void merge(const T* x, int64_t n, double up, double down, double* workspace, T* 
 template <class T>
 void chain_row(int64_t n, const T* x, double up, double down, int64_t* labels, T* jumps, double* workspace) {
   std::fill_n(jumps, n, T(0));
-  bool solvable = up >= 0 && down >= 0;
-  for (int64_t i = 0; i < n; ++i) solvable = solvable && std::isfinite(x[i]);
-  if (solvable) {
+  bool finite = true;
+  for (int64_t i = 0; i < n; ++i) finite &= x[i] - x[i] == 0;  // no branch
+  if (finite && up >= 0 && down >= 0) {
     TautString<T>(n, up, down, workspace, jumps).run(x, n);
     merge(x, n, up, down, workspace, jumps);
   }
@@ -133,6 +133,15 @@ void chain_row(int64_t n, const T* x, double up, double down, int64_t* labels, T
   for (int64_t i = 0; i < n; ++i) {
     labels[i] = label;
     label += jumps[i] != 0;
+  }
+}
+
+template <class T>
+void block_mean_row(int64_t n, const T* x, const int64_t* labels, T* mean) {
+  for (int64_t start = 0, end = 0; start < n; start = end) {
+    double sum = 0;
+    for (end = start; end < n && labels[end] == labels[start]; ++end) sum += static_cast<double>(x[end]);
+    std::fill(mean + start, mean + end, static_cast<T>(sum / static_cast<double>(end - start)));
   }
 }
 
@@ -149,9 +158,18 @@ void chain(const RowSizes& sizes, Batched<const T> x, Batched<const T> up, Batch
   });
 }
 
+template <class T>
+void block_mean(const RowSizes& sizes, Batched<const T> x, Batched<const int64_t> labels, Batched<T> mean,
+                int threads) {
+  for_rows(sizes.rows, 2 * sizes.rows * sizes.n, threads,
+           [&](int64_t row, int) { block_mean_row(sizes.n, x[row], labels[row], mean[row]); });
+}
+
 template void chain(const RowSizes&, Batched<const float>, Batched<const float>, Batched<const float>, Batched<int64_t>,
                     Batched<float>, double*, int);
 template void chain(const RowSizes&, Batched<const double>, Batched<const double>, Batched<const double>,
                     Batched<int64_t>, Batched<double>, double*, int);
+template void block_mean(const RowSizes&, Batched<const float>, Batched<const int64_t>, Batched<float>, int);
+template void block_mean(const RowSizes&, Batched<const double>, Batched<const int64_t>, Batched<double>, int);
 
 }  // namespace optl

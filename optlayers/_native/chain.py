@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from . import _C
-from .search import call, search
+from .search import call, plain, search
 
 
 def _empty(x: Tensor, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,10 +71,29 @@ def chain_blocks(x: Tensor, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def segment_mean(x: Tensor, labels: Tensor) -> Tensor:
-    """The mean over its block for every entry; differentiable in x."""
+    """The mean over its block for every entry of ``x (*, n)``; differentiable in x."""
+    if plain(x, labels):
+        return _SegmentMean.apply(x, labels)
     total = torch.zeros_like(x).scatter_add(-1, labels, x)
     count = torch.zeros_like(x).scatter_add(-1, labels, torch.ones_like(x))
     return (total / count.clamp(min=1)).gather(-1, labels)
+
+
+class _SegmentMean(torch.autograd.Function):
+    """The same by a kernel, of plain tensors and for reverse mode: the map is its own transpose."""
+
+    @staticmethod
+    def forward(ctx, x, labels):
+        ctx.save_for_backward(labels)
+        x, labels = x.contiguous(), labels.contiguous()
+        mean, n = torch.empty_like(x), x.shape[-1]
+        if n:
+            call("block_mean", x.dtype, x.numel() // n, n, x.data_ptr(), labels.data_ptr(), mean.data_ptr())
+        return mean
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        return segment_mean(cotangent, ctx.saved_tensors[0]), None
 
 
 def _above(gain: Tensor, rounding: Tensor, first: Tensor, ends: Tensor, up: Tensor, down: Tensor) -> Tensor:
