@@ -333,21 +333,34 @@ OPTIMIZERS = ["sgd", "adam", "adamw", "adamax", "adadelta", "radam", "adagrad", 
 CLASSES = ["SGD", "Adam", "AdamW", "AdaMax", "AdaDelta", "RAdam", "AdaGrad", "RMSProp"]
 
 
-@pytest.mark.parametrize("maker", [*CLASSES, "MetaAdam"])
-def test_steps_are_those_of_torch(maker):
-    """The classes have torch's defaults; so has the function once it is told them."""
-    data, net, rate = torch.randn(5, 3, **F64), nn.Linear(3, 2, **F64), {"lr": 0.01}
-    theirs = torchopt.module_clone(net, by="deepclone")
-    kind = getattr(torch.optim, {"AdaMax": "Adamax", "AdaDelta": "Adadelta", "AdaGrad": "Adagrad", "RMSProp": "RMSprop",
-                                 "MetaAdam": "Adam"}.get(maker, maker))  # fmt: skip
-    ours, torchs = getattr(torchopt, maker)(net if maker == "MetaAdam" else net.parameters(), **rate), None
-    torchs = kind(theirs.parameters(), **rate)
+OPTIONS = {
+    "SGD": {"momentum": 0.9, "dampening": 0.1, "weight_decay": 0.2, "maximize": True},
+    "Adam": {"betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.2},
+    "AdamW": {"betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.2},
+    "AdaMax": {"betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.2},
+    "AdaDelta": {"rho": 0.8, "eps": 1e-3, "weight_decay": 0.2},
+    "RAdam": {"betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.2},
+    "AdaGrad": {"lr_decay": 0.1, "weight_decay": 0.2, "initial_accumulator_value": 0.3, "eps": 1e-3},
+    "RMSProp": {"alpha": 0.9, "eps": 1e-3, "weight_decay": 0.2, "momentum": 0.5, "centered": True},
+}
+
+
+@pytest.mark.parametrize("maker", [*CLASSES, *[f"Meta{name}" for name in CLASSES]])
+@pytest.mark.parametrize("given", [False, True], ids=["defaults", "options"])
+def test_steps_are_those_of_torch(maker, given):
+    """The classes have torch's defaults, and hand every option on."""
+    data, net, name = torch.randn(5, 3, **F64), nn.Linear(3, 2, **F64), maker.removeprefix("Meta")
+    theirs, meta = torchopt.module_clone(net, by="deepclone"), maker != name
+    options = {"lr": 0.01, **(OPTIONS[name] if given else {})}
+    same = {"AdaMax": "Adamax", "AdaDelta": "Adadelta", "AdaGrad": "Adagrad", "RMSProp": "RMSprop"}
+    ours = getattr(torchopt, maker)(net if meta else net.parameters(), **options)
+    torchs = getattr(torch.optim, same.get(name, name))(theirs.parameters(), **options)
     for _ in range(10):
         torchs.zero_grad()
         theirs(data).square().sum().backward()
         torchs.step()
         loss = net(data).square().sum()
-        if maker == "MetaAdam":
+        if meta:
             ours.step(loss)
         else:
             ours.zero_grad()
