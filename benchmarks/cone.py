@@ -58,7 +58,7 @@ def contestants(problem: Any, parameters: list[Any], variable: Any) -> dict[str,
     ours, reference = (ol.CvxpyLayer(problem, parameters, [variable], solver=s) for s in (None, ol.SCS()))
     found: dict[str, Callable[..., Tensor]] = {"optlayers": lambda *values: ours(*values)[0]}
     try:
-        from cvxpylayers.torch import CvxpyLayer
+        from cvxpylayers.torch import CvxpyLayer  # pyright: ignore[reportMissingImports]
     except ImportError:
         print("cvxpylayers is not installed: nothing to compare with")
     else:
@@ -125,7 +125,8 @@ def box_least_squares(m: int = 40, n: int = 20) -> Problem:
 def robust_portfolio(n: int = 20) -> Problem:
     """Second-order cones: a limit on the risk."""
     mu, root, w = cp.Parameter(n), cp.Parameter((n, n)), cp.Variable(n)
-    problem = cp.Problem(cp.Maximize(mu @ w), [cp.sum(w) == 1, w >= 0, cp.norm(root @ w) <= 0.4])
+    constraints: list[Any] = [cp.sum(w) == 1, w >= 0, cp.norm(root @ w) <= 0.4]
+    problem = cp.Problem(cp.Maximize(mu @ w), constraints)
     eye = torch.eye(n, dtype=torch.float64)
     return problem, [mu, root], w, lambda batch: [randn(batch, n, seed=1), eye + 0.1 * randn(batch, n, n, seed=2)]
 
@@ -145,12 +146,12 @@ def nearest_correlation(n: int = 6) -> Problem:
 
 
 def sparse_qp(n: int = 1024, density: float = 0.01) -> Problem:
-    """The sparse quadratic program of the cvxpylayers paper, smaller by default; the vectors are parameters."""
+    """After the sparse quadratic program of the cvxpylayers paper: the vectors are parameters, the matrices constants."""
     import numpy as np
     import scipy.sparse as sp
 
     rng = np.random.default_rng(0)
-    G, A = (sp.random(n, n, density, random_state=rng, format="csr") + sp.eye(n, n, format="csr") for _ in range(2))
+    G, A = (sp.random(n, n, density, rng=rng, format="csr") + sp.eye(n, n, format="csr") for _ in range(2))
     A = A[: n // 2]
     q, h, x = cp.Parameter(n), cp.Parameter(n), cp.Variable(n)
     point = rng.standard_normal(n)
