@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import _C
-from .search import call, plain, search
+from .ops import call, chain_workspace
+from .search import plain, search
 
 
 def _empty(x: Tensor, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
@@ -17,7 +17,7 @@ def _compiled(x: Tensor, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
     inputs = [t.contiguous() for t in (x, up, down)]
     labels, jumps = _empty(*inputs)
     threads = min(torch.get_num_threads(), max(x.shape[0], 1))
-    workspace = torch.empty(threads * _C.chain_workspace(x.shape[1]), dtype=torch.float64)
+    workspace = chain_workspace(threads, x.shape[1])
     call("chain", x.dtype, *x.shape, *[t.data_ptr() for t in (*inputs, labels, jumps, workspace)])
     return labels, jumps
 

@@ -283,6 +283,17 @@ def _run(kernel: str, sizes: tuple[int, ...], inputs: Sequence[Tensor | None], o
     return run(sizes, tuple(arrays), *settings, workspace.data_ptr(), threads)
 
 
+def call(kernel: str, dtype: torch.dtype, *arguments: int) -> None:
+    """Call the extension's function for this dtype, with the number of threads last."""
+    run = getattr(_C, kernel + ("_float32" if dtype == torch.float32 else "_float64"))
+    run(*arguments, torch.get_num_threads())
+
+
+def chain_workspace(threads: int, n: int) -> Tensor:
+    """What the kernel of :func:`~.chain.chain_blocks` works in, for rows of n."""
+    return torch.empty(threads * _C.chain_workspace(n), dtype=torch.float64)
+
+
 def _qp_solve_cpu(Q, p, G, h, A, b, lb, ub, eps: float, max_steps: int) -> tuple[Tensor, ...]:
     outputs = _empty_solution(Q, p, G, h, A, b, lb, ub, eps, max_steps)
     if p.shape[0]:

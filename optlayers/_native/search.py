@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import _C
+from . import available
 from .ops import _direct, _flatten_vmap, _library
 
 
@@ -31,7 +31,7 @@ def search(
         name = fn.__name__
         _library.define(name + torch.library.infer_schema(fn, mutates_args=()))
         _library.impl(name, torch.no_grad()(fn), "CompositeExplicitAutograd")
-        native = fn if kernel is None or _C is None else kernel
+        native = fn if kernel is None or not available() else kernel
         if native is not fn:
             _library.impl(name, torch.no_grad()(native), "CPU")
         op = getattr(torch.ops.optlayers, name).default
@@ -54,12 +54,6 @@ def search(
 def plain(*tensors: Tensor) -> bool:
     """Whether nothing but autograd's reverse mode may watch, and the extension may be called past the dispatcher."""
     return forward_ad._current_level < 0 and _direct(*tensors)
-
-
-def call(kernel: str, dtype: torch.dtype, *arguments: int) -> None:
-    """Call the extension's function for this dtype, with the number of threads last."""
-    run = getattr(_C, kernel + ("_float32" if dtype == torch.float32 else "_float64"))
-    run(*arguments, torch.get_num_threads())
 
 
 def _flatten_one(op):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .search import call, search
+from .ops import call
+from .search import search
 
 # Rows at least this long are first cut down to the entries that can be in the support, usually a few of them.
 _LONG = 512

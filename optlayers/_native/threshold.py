@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .search import call, search
+from .ops import call
+from .search import search
 from .simplex import simplex_point
 
 _STEPS = 200  # never reached in practice: a bracket of doubles is empty after some 60 bisections
