@@ -146,7 +146,7 @@ def nearest_correlation(n: int = 6) -> Problem:
 
 
 def sparse_qp(n: int = 1024, density: float = 0.01) -> Problem:
-    """After the sparse quadratic program of the cvxpylayers paper: the vectors are parameters, the matrices constants."""
+    """After the sparse program of the cvxpylayers paper: the vectors are parameters, the matrices constants."""
     import numpy as np
     import scipy.sparse as sp
 
@@ -155,7 +155,8 @@ def sparse_qp(n: int = 1024, density: float = 0.01) -> Problem:
     A = A[: n // 2]
     q, h, x = cp.Parameter(n), cp.Parameter(n), cp.Variable(n)
     point = rng.standard_normal(n)
-    problem = cp.Problem(cp.Minimize(0.5 * cp.sum_squares(x) + q @ x), [G @ x <= h, A @ x == A @ point])
+    constraints: list[Any] = [G @ x <= h, A @ x == A @ point]
+    problem = cp.Problem(cp.Minimize(0.5 * cp.sum_squares(x) + q @ x), constraints)
     room = torch.from_numpy(G @ point)
     return problem, [q, h], x, lambda batch: [randn(batch, n, seed=1), room + randn(batch, n, seed=2).abs()]
 
