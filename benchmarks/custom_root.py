@@ -63,7 +63,9 @@ def chain(n: int) -> Problem:
 def contestants(problem: Problem) -> dict[str, Callable[..., Any]]:
     """Name to the solver made differentiable."""
     batch_ndim = problem.x.ndim - 1
-    solves = {f"optlayers CG {rtol:.0e}": CG(rtol, batch_ndim=batch_ndim) for rtol in TOLERANCES}
+    solves: dict[str, ol.linear_solve.LinearSolver] = {
+        f"optlayers CG {rtol:.0e}": CG(rtol, batch_ndim=batch_ndim) for rtol in TOLERANCES
+    }
     if problem.x.shape[-1] <= 100:
         solves["optlayers LU"] = LU(batch_ndim=batch_ndim)
     made = {name: ol.custom_root(problem.residual, solve=solve) for name, solve in solves.items()}
