@@ -307,6 +307,18 @@ def test_compiled_equals_eager(name):
         torch.testing.assert_close(ours, params)
 
 
+def test_compiled_with_a_rate_that_changes():
+    """torch.compile makes a number symbolic at its second value."""
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def step(p, rate):
+        transformation = optim.adam(rate)
+        return p + transformation.update([p], transformation.init([p]), [p])[0][0]
+
+    for rate in (0.1, 0.2, 0.3):
+        torch.testing.assert_close(step(torch.ones(2), rate), torch.full((2,), 1 - rate))
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_float32_hyperparameters_do_not_cost_accuracy(name):
     """As tensors of float32, in the corrections of a float64 training and of a float32 one."""

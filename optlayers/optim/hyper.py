@@ -14,7 +14,7 @@ def check_nonnegative(function: str, **values: object) -> None:
             continue
         if not isinstance(value, (int, float)):
             raise TypeError(f"{function}: {name} is a {type(value).__name__}; expected a number or a tensor.")
-        if not (value >= 0 and math.isfinite(value)):
+        if not 0 <= value < math.inf:  # comparisons only: torch.compile may have made the number symbolic
             raise ValueError(f"{function}: {name} is {value}; expected a finite number >= 0.")
 
 
