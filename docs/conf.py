@@ -20,6 +20,7 @@ myst_heading_anchors = 3
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 autodoc_class_signature = "mixed"
+autodoc_mock_imports = ["cvxpylayers"]  # of which `compat.cvxpylayers` imports a base class
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(torch|numpy|scipy)\..*")]  # other projects' names: no inventory is fetched
 napoleon_numpy_docstring = False

@@ -87,7 +87,7 @@ def canonicalize(
     on_A, A, b = _constraints(program, n, rows)
     q: SparseArray = sp.csr_array(program.q)[:n]
     return Canonical(
-        _cones(data["dims"]),
+        cones_of(data["dims"]),
         on_P,
         on_A,
         *(_block(part @ columns, segments) for part in (P, q, A, b)),
@@ -157,7 +157,10 @@ def _check(problem: Any, parameters: Sequence[Any], variables: Sequence[Any], gp
         raise ValueError("CvxpyLayer: problem has integer variables; a solution that jumps has no derivative.")
 
 
-def _cones(dims: Any) -> Cones:
+def cones_of(dims: Any) -> Cones:
+    """cvxpy's ``ConeDims`` as ours."""
+    if dims.pnd:
+        raise ValueError("CvxpyLayer: power cones of more than three dimensions are not supported.")
     return Cones(dims.zero, dims.nonneg, tuple(dims.soc), tuple(dims.psd), dims.exp, tuple(float(a) for a in dims.p3d))
 
 

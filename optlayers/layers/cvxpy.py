@@ -98,7 +98,7 @@ class CvxpyLayer(nn.Module):
                 f"CvxpyLayer: solver is {solver!r}; expected ol.Clarabel(...), ol.SCS(...), 'CLARABEL' or 'SCS'."
             )
         chosen = SOLVERS[solver] if isinstance(solver, str) else solver
-        self.solver = _adjusted(chosen or Clarabel(), solver_args)
+        self.solver = adjusted(chosen or Clarabel(), solver_args)
         self.throw = throw
         self.program: Canonical = canonicalize(problem, parameters, variables, gp, verbose)
         self.structure = Structure(self.program.cones, self.program.on_P, self.program.on_A)
@@ -130,7 +130,7 @@ class CvxpyLayer(nn.Module):
         if self.quadratic is not None:
             found = self.quadratic.solve(data, count)
         else:
-            solver = _adjusted(self.solver, solver_args)
+            solver = adjusted(self.solver, solver_args)
             found = solve_values(self.structure, data, count, solver)
         solved = found.status == int(Status.SOLVED)
         readable = can_read(solved)
@@ -192,7 +192,7 @@ def _recovered(part: Recovery, solution: Tensor) -> Tensor:
     return value.exp() if part.exp else value
 
 
-def _adjusted(solver: ConeSolver, solver_args: dict[str, Any] | None) -> ConeSolver:
+def adjusted(solver: ConeSolver, solver_args: dict[str, Any] | None) -> ConeSolver:
     changes = {}
     for name, value in (solver_args or {}).items():
         if name == "eps":
