@@ -9,8 +9,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+EDITABLE := --no-build-isolation --config-settings=build-dir=build/editable \
+  --config-settings=cmake.define.OPTLAYERS_WERROR=ON --editable
 # With directories, whose time changes when a file is added or removed.
-NATIVE := CMakeLists.txt $(shell find csrc)
+NATIVE := CMakeLists.txt $(shell find cmake csrc)
 
 .PHONY: help build demo test lint format types docs bench clean
 .NOTPARALLEL:
@@ -57,11 +59,11 @@ $(STAMPS)/tools: constraints.txt
 
 # One stamp per extra of pyproject.toml: a target installs only what it needs.
 $(STAMPS)/%: $(STAMPS)/tools pyproject.toml $(NATIVE)
-	$(PIP_INSTALL) --no-build-isolation --config-settings=build-dir=build/editable --editable '.[$*]'
+	$(PIP_INSTALL) $(EDITABLE) '.[$*]'
 	@touch $@
 
 # qpth's metadata caps numpy below 2, though it runs with 2: it comes without its dependencies.
 $(STAMPS)/bench: $(STAMPS)/tools pyproject.toml $(NATIVE)
-	$(PIP_INSTALL) --no-build-isolation --config-settings=build-dir=build/editable --editable '.[bench]'
+	$(PIP_INSTALL) $(EDITABLE) '.[bench]'
 	$(PIP_INSTALL) --no-deps qpth
 	@touch $@

@@ -155,6 +155,7 @@ void block_mean(int64_t rows, int64_t n, int64_t x, int64_t labels, int64_t mean
 PYBIND11_MODULE(_C, module) {
   module.doc() = "Native kernels of optlayers; called by optlayers._native.ops only.";
   module.def("version", [] { return OPTL_VERSION; }, "Version of the package this extension was built from.");
+  module.def("cuda_why_not", [] { return OPTL_CUDA_WHY_NOT; }, "Why the CUDA kernels were not built; empty if they were.");
   module.def("isa", &optl::isa, "Instruction set the kernels run with on this processor.");
   module.def("qp_workspace", [](const py::tuple& values) { return optl::qp_workspace(sizes(values)); },
              "Doubles of workspace a thread needs for problems of these sizes.");

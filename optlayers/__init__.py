@@ -5,6 +5,7 @@ Solvers find points, `implicit` differentiates points, `functional` joins the tw
 
 from . import linear_solve, optim, projection, prox
 from ._base.status import Solution, SolveError, Status
+from ._native.config import show_config
 from .functional import (
     ClosestQPSolution,
     ConeSolution,
@@ -92,6 +93,8 @@ __version__ = "0.1.0"
 
 __all__ = [  # noqa: RUF022 - by floor
     "__version__",
+    # what is installed here
+    "show_config",
     # what became of each sample
     "Solution",
     "SolveError",

@@ -26,6 +26,7 @@ FLOOR_OF = {part: level for level, parts in enumerate(FLOORS) for part in parts}
 # The public names, by floor. A new public name is one line here, one in optlayers/__init__.py, one in docs/reference.
 PUBLIC_NAMES = [
     "__version__",
+    "show_config",
     "Solution",
     "SolveError",
     "Status",
@@ -152,9 +153,9 @@ def test_only_tree_imports_torch_pytrees():
     assert users <= {"optlayers._base.tree"}
 
 
-def test_only_ops_imports_the_extension():
+def test_only_the_native_floor_imports_the_extension():
     users = {dotted(path) for path in MODULES if any("_native._C" in name for name in imports(path))}
-    assert users <= {"optlayers._native", "optlayers._native.ops"}
+    assert users <= {"optlayers._native", "optlayers._native.ops", "optlayers._native.config"}
 
 
 def test_public_names_are_pinned():

@@ -325,10 +325,11 @@ void check_all() {
 }  // namespace
 
 int check_searches();  // searches.cpp
+int check_device();    // device.cpp
 
 int main() {
   check_all<double>();
   check_all<float>();
-  failures += check_searches();
+  failures += check_searches() + check_device();
   return failures ? EXIT_FAILURE : EXIT_SUCCESS;
 }

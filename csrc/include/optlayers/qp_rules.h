@@ -5,11 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#ifdef __CUDACC__
-#define OPTL_HD __host__ __device__
-#else
-#define OPTL_HD
-#endif
+#include "optlayers/device.h"
 
 namespace optl::rules {
 

@@ -1,0 +1,56 @@
+# Builds optlayers._native._cuda from csrc/cuda where nvcc is found, and says in OPTL_CUDA_WHY_NOT why not elsewhere. A
+# module of its own: whatever is wrong with it leaves the CPU kernels alone, and only who uses CUDA loads it.
+set(OPTLAYERS_CUDA AUTO CACHE STRING "Build the CUDA kernels: AUTO (where nvcc works), ON (it has to), OFF")
+set_property(CACHE OPTLAYERS_CUDA PROPERTY STRINGS AUTO ON OFF)
+
+set(OPTL_CUDA_WHY_NOT "")
+if(NOT OPTLAYERS_CUDA)
+  set(OPTL_CUDA_WHY_NOT "the package was built with OPTLAYERS_CUDA=OFF")
+  return()
+endif()
+
+# Machine code for sm_80 (which all of 8.x runs) and sm_90, and PTX for what comes later.
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+  set(CMAKE_CUDA_ARCHITECTURES 80-real 90)
+endif()
+include(CheckLanguage)
+check_language(CUDA)
+if(CMAKE_CUDA_COMPILER)
+  enable_language(CUDA)
+  find_package(CUDAToolkit)
+endif()
+if(NOT CMAKE_CUDA_COMPILER)
+  set(OPTL_CUDA_WHY_NOT "no working nvcc was found when the package was built")
+elseif(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.0)
+  set(OPTL_CUDA_WHY_NOT "nvcc ${CMAKE_CUDA_COMPILER_VERSION} was found when the package was built; 12.0 is needed")
+elseif(NOT TARGET CUDA::cudart_static)
+  set(OPTL_CUDA_WHY_NOT "no libcudart_static was found when the package was built")
+endif()
+if(OPTL_CUDA_WHY_NOT)
+  if(NOT OPTLAYERS_CUDA STREQUAL "AUTO")
+    message(FATAL_ERROR "OPTLAYERS_CUDA=${OPTLAYERS_CUDA}, but ${OPTL_CUDA_WHY_NOT}")
+  endif()
+  message(STATUS "No CUDA kernels: ${OPTL_CUDA_WHY_NOT}")
+  return()
+endif()
+
+set(CMAKE_CUDA_STANDARD 20)
+set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+set(CMAKE_CUDA_EXTENSIONS OFF)
+set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
+file(GLOB OPTL_CUDA_SOURCES CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/csrc/cuda/*.cu)
+add_library(optl_cuda OBJECT ${OPTL_CUDA_SOURCES})
+target_include_directories(optl_cuda PRIVATE ${PROJECT_SOURCE_DIR}/csrc ${PROJECT_SOURCE_DIR}/csrc/include)
+# No -Wpedantic: what nvcc hands to the host compiler is full of line directives that are an extension.
+target_compile_options(optl_cuda PRIVATE --expt-relaxed-constexpr -Xcompiler=-Wall,-Wextra)
+if(OPTLAYERS_WERROR)
+  target_compile_options(optl_cuda PRIVATE --Werror=all-warnings -Xcompiler=-Werror)
+endif()
+
+pybind11_add_module(_cuda MODULE ${PROJECT_SOURCE_DIR}/csrc/cuda/bind.cpp $<TARGET_OBJECTS:optl_cuda>)
+target_compile_definitions(_cuda PRIVATE OPTL_VERSION="${SKBUILD_PROJECT_VERSION}")
+target_link_libraries(_cuda PRIVATE optl_options CUDA::cudart_static)
+# torch loads a libcudart of its own, maybe of another version, for all to see: without this the calls made here could be
+# bound to it.
+target_link_options(_cuda PRIVATE LINKER:--exclude-libs,ALL)
+install(TARGETS _cuda DESTINATION optlayers/_native)
