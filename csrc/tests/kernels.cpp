@@ -326,10 +326,11 @@ void check_all() {
 
 int check_searches();  // searches.cpp
 int check_device();    // device.cpp
+int check_ldl();       // ldl.cpp
 
 int main() {
   check_all<double>();
   check_all<float>();
-  failures += check_searches() + check_device();
+  failures += check_searches() + check_device() + check_ldl();
   return failures ? EXIT_FAILURE : EXIT_SUCCESS;
 }
