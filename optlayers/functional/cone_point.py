@@ -80,17 +80,17 @@ def _solve_valid(structure: Structure, solver: ConeSolver, count: int, data: Seq
         x=torch.where(solved.unsqueeze(-1), at, zero),
         v=torch.where(solved.unsqueeze(-1), v, unit),
         w=torch.where(solved.unsqueeze(-1), w, 1.0),
-        s=_certificate(dual, image),
-        z=_certificate(primal, z),
+        s=_certificate(dual, image, x),
+        z=_certificate(primal, z, z),
         status=torch.where(solved, int(Status.SOLVED), status).double(),
         iterations=iterations.double(),
         residuals=torch.where(usable.unsqueeze(-1), residuals, torch.inf),
     )
 
 
-def _certificate(where: Tensor, value: Tensor) -> Tensor:
-    """Scaled to a largest entry of one; NaN for other samples."""
-    size = value.abs().amax(-1, keepdim=True) if value.shape[-1] else value.new_ones(len(value), 1)
+def _certificate(where: Tensor, value: Tensor, unit: Tensor) -> Tensor:
+    """Scaled to a largest entry of one in `unit`; NaN for other samples."""
+    size = unit.abs().amax(-1, keepdim=True) if unit.shape[-1] else unit.new_ones(len(unit), 1)
     return torch.where(where.unsqueeze(-1), value / torch.where(size > 0, size, 1.0), torch.nan)
 
 

@@ -15,8 +15,13 @@ from .conic import Columns, ConePoint, ConeProgram, Cones
 Outcome = tuple[Any, Any, Any, Status, int]  # of one sample: x, s, z, status, iterations
 
 
-def solve_cones(clarabel: Any, settings: Any, program: ConeProgram) -> ConePoint:
-    """Solve each sample with the module `clarabel` and its `settings`; they are only read, so threads share them."""
+def solve_cones(clarabel: Any, settings: Sequence[Any], program: ConeProgram) -> ConePoint:
+    """Solve each sample with the module `clarabel`.
+
+    Args:
+        settings: those to try one after the other while the solver gives up for numerical reasons; they are only read,
+            so threads share them.
+    """
     P, A = Columns(program.on_P, program.P, symmetric=True), Columns(program.on_A, program.A)
     cones = _cones(clarabel, program.cones)
     S = clarabel.SolverStatus
@@ -30,7 +35,10 @@ def solve_cones(clarabel: Any, settings: Any, program: ConeProgram) -> ConePoint
 
     def solve(sample: int) -> Outcome:
         q, b = (array[sample if len(array) > 1 else 0] for array in (program.q, program.b))
-        found = clarabel.DefaultSolver(P.sample(sample), q, A.sample(sample), b, cones, settings).solve()
+        for attempt in settings:
+            found = clarabel.DefaultSolver(P.sample(sample), q, A.sample(sample), b, cones, attempt).solve()
+            if found.status in outcome:
+                break
         return found.x, found.s, found.z, outcome.get(found.status, Status.NUMERICAL_ERROR), found.iterations
 
     return stacked(side_by_side(solve, program.count), program)
