@@ -85,7 +85,8 @@ def minimise(
             differentiated in place of the KKT conditions or of what the solver calls optimal. ``y`` and ``z`` are
             constants then.
         adjoint: :class:`~optlayers.Implicit` (exact, at any order); or :class:`~optlayers.Unroll` through the
-            iterations of a solver that follows an objective.
+            iterations of a solver that follows an objective, or through its last ones, before which its state counts as
+            constant.
         in_dims: the batch dimension of each argument: None, a single program; an int, for all tensors in ``args``; or a
             tuple with an int or None (shared by the batch) for each. In a batch, ``init`` has the batch in front, or a
             1.

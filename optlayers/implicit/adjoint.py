@@ -25,10 +25,18 @@ class Unroll:
     """Differentiate through the iterations of the solver.
 
     Args:
-        steps: keep the graph of the last so many iterations only (truncated, approximate); None keeps all.
+        steps: keep the graph of the last so many iterations only (truncated, approximate); None keeps all. A solver
+            that stops where it has converged takes them there.
+
+    Raises:
+        ValueError: a number of steps below zero.
     """
 
     steps: int | None = None
+
+    def __post_init__(self):
+        if self.steps is not None and self.steps < 0:
+            raise ValueError(f"Unroll: steps is {self.steps}; expected None, or at least 0.")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.func import vjp
 
-from .tracking import forbid_nested_forward, may_be_differentiated, paused, recording, transformed
+from .._base.forward_mode import forbid_nested_forward
+from .tracking import may_be_differentiated, paused, recording, transformed
 
 Product = Callable[[Sequence[Tensor]], list[Tensor]]
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch._C import _is_fwd_grad_enabled, _set_fwd_grad_enabled
-from torch._C._functorch import TransformType, is_functorch_wrapped_tensor, peek_interpreter_stack
-from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
+from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
 from torch.autograd import forward_ad
 
 
@@ -52,17 +51,3 @@ class paused:
         if self.forward:
             _set_fwd_grad_enabled(True)
         torch._C._set_grad_enabled(self.reverse)
-
-
-def forbid_nested_forward(name: str) -> None:
-    """Raise if two forward-mode transforms are active.
-
-    torch disables forward mode inside ``Function.jvp``, so that a jvp of a jvp loses its mixed terms without a word.
-    """
-    levels = [level for level in retrieve_all_functorch_interpreters() if level.key() == TransformType.Jvp]
-    if len(levels) > 1:
-        raise RuntimeError(
-            f"{name}: forward mode over forward mode (jacfwd of jacfwd, jvp of jvp) is not supported by "
-            f"torch.autograd.Function and would be wrong. Use reverse mode for one of the two: "
-            f"torch.func.hessian, jacfwd(jacrev(f)), jacrev(jacfwd(f)) and jacrev(jacrev(f)) are all exact."
-        )

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch._C._functorch import TransformType
-from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 
 
 class _Once(torch.autograd.Function):
@@ -45,14 +43,4 @@ def check_closed(function: str, run: Callable[[list[Tensor]], Sequence[Tensor]],
         raise ValueError(
             f"{function}: the function uses a tensor from outside that requires a gradient, which would be lost; pass "
             "it in args."
-        )
-
-
-def forbid_nested_forward(function: str) -> None:
-    """Raise inside a ``Function.jvp`` if forward mode runs over forward mode: torch would lose mixed terms there."""
-    levels = [level for level in retrieve_all_functorch_interpreters() if level.key() == TransformType.Jvp]
-    if len(levels) > 1:
-        raise RuntimeError(
-            f"{function}: forward mode over forward mode is not supported by torch.autograd.Function; use reverse mode "
-            "for one of the two."
         )

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.func import vjp
 
 from .._base import tree
+from .._base.forward_mode import forbid_nested_forward
 from .._base.tree import Tree
-from .once import check_closed, forbid_nested_forward
+from .once import check_closed
 
 Segment = Callable[[Sequence[Tensor]], list[Tensor]]  # from the tensors of (state, args) to those of the state
 

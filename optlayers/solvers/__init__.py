@@ -8,6 +8,7 @@ from .broyden import Broyden
 from .conic import Cones
 from .conic_scs import SCS
 from .frank_wolfe import FrankWolfe
+from .gradient_descent import GradientDescent
 from .interior_point import InteriorPoint
 from .iterative import FixedPointSolver, IterativeSolver, Minimiser, RootSolver
 from .lbfgs import LBFGS
@@ -16,7 +17,7 @@ from .least_squares import GaussNewton, LevenbergMarquardt
 from .mirror_descent import MirrorDescent
 from .newton import Newton
 from .picard import Picard
-from .proximal_gradient import GradientDescent, ProjectedGradient, ProximalGradient
+from .proximal_gradient import ProjectedGradient, ProximalGradient
 from .smooth_interior_point import SmoothInteriorPoint
 from .sparse import Clarabel
 

@@ -51,11 +51,15 @@ class IterativeSolver(ABC):
     Args:
         rtol: a sample has converged when its `error` is at most this. None: 1e-10 in float64, 1e-5 in float32.
         max_steps: limit on the steps.
+        steps: take exactly so many steps instead, and count where they end as the solution: what a training of given
+            length arrives at, say. The optimality residual is not zero there, so that :class:`~optlayers.Implicit` is
+            an approximation; :class:`~optlayers.Unroll` is exact.
         batch_ndim: so many leading dimensions of every tensor of ``x`` index independent samples.
     """
 
     rtol: float | None = field(default=None, kw_only=True)
     max_steps: int = field(default=1000, kw_only=True)
+    steps: int | None = field(default=None, kw_only=True)
     batch_ndim: int = field(default=0, kw_only=True)
 
     @abstractmethod
@@ -68,6 +72,8 @@ class IterativeSolver(ABC):
 
     def done(self, state: Any) -> Tensor:
         """``(*batch)`` bool: converged."""
+        if self.steps is not None:
+            return torch.zeros_like(state.error, dtype=torch.bool)
         return state.error <= self.tolerance(state.x.dtype)
 
     def tolerance(self, dtype: torch.dtype) -> float:
@@ -76,27 +82,39 @@ class IterativeSolver(ABC):
 
     def __call__(self, fn: Callable[[Tree], Any], init: Tree) -> tuple[Tree, Tensor, Tensor, Tensor]:
         """Return ``x``, status ``(*batch)``, steps taken ``(*batch)``, and the last error ``(*batch, 1)``."""
-        end = self.run(fn, init)
+        return self.outcome(self.run(fn, init), init)
+
+    def outcome(self, end: Iteration, init: Tree) -> tuple[Tree, Tensor, Tensor, Tensor]:
+        """What calling the solver returns, from how its iteration ended."""
         status = torch.where(end.done, int(Status.SOLVED), int(Status.MAX_STEPS))
         status = torch.where(end.failed, int(Status.NUMERICAL_ERROR), status)
         _, unravel = tree.ravel(init, self.batch_ndim)
         return unravel(end.state.x), status, end.steps, end.state.error[..., None]
 
-    def run(self, fn: Callable[[Tree], Any], init: Tree, record: Callable[[Any], Tree] | None = None) -> Iteration:
-        """The same with all there is to know: the last state, masks, and what `record` gave of every state."""
+    def run(
+        self,
+        fn: Callable[[Tree], Any],
+        init: Tree,
+        record: Callable[[Any], Tree] | None = None,
+        state: Any = None,
+    ) -> Iteration:
+        """The same with all there is to know: the last state, masks, and what `record` gave of every state.
+
+        A `state` that an earlier run ended with is where to go on from.
+        """
         x, unravel = tree.ravel(init, self.batch_ndim)
         self.check(x)
         flat = Flat(self.flat(fn, unravel), unravel, self.batch_ndim)
-        start = self.init(flat, x)
-        return iterate(
+        end = iterate(
             lambda state: self.step(flat, state),
-            start,
+            self.init(flat, x) if state is None else state,
             self.done,
-            self.max_steps,
+            self.max_steps if self.steps is None else self.steps,
             record=record,
             # Whatever else a state remembers was made of these.
             watch=lambda state: (state.x, state.error),
         )
+        return end if self.steps is None else end._replace(done=~end.failed)
 
     def check(self, x: Tensor) -> None:
         """Look at the start, and at the options.
@@ -108,6 +126,8 @@ class IterativeSolver(ABC):
             raise ValueError(
                 f"{type(self).__name__}: init has dtype {x.dtype}; expected torch.float32 or torch.float64."
             )
+        if self.steps is not None and self.steps < 0:
+            raise ValueError(f"{type(self).__name__}: steps is {self.steps}; expected None, or at least 0.")
 
     @abstractmethod
     def flat(self, fn: Callable[[Tree], Any], unravel: Callable[[Tensor], Tree]) -> Callable[[Tensor], Tensor]:

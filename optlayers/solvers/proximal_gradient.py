@@ -1,7 +1,8 @@
-"""Gradient, projected-gradient and proximal-gradient descent: one method with three names."""
+"""Projected-gradient and proximal-gradient descent, and what gradient descent shares with them."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -27,15 +28,16 @@ class _State(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _ProximalDescent(Minimiser):
+class ProximalDescent(Minimiser):
     """Steps ``x <- prox(y - t grad(y), t)`` from points ``y`` that momentum carries beyond ``x``."""
 
     max_steps: int = field(default=10000, kw_only=True)
     step_size: float | None = field(default=None, kw_only=True)
     acceleration: bool = field(default=True, kw_only=True)
 
+    @abstractmethod
     def proximal(self, x: Tree, step: Tensor | float) -> Tree:
-        raise NotImplementedError
+        """The minimizer ``u`` of ``step g(u) + ||u - x||^2 / 2`` for the term ``g`` that is not smooth."""
 
     def check(self, x: Tensor) -> None:
         super().check(x)
@@ -97,7 +99,7 @@ def like_first_leaf(step: Tensor, target: Tree) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ProximalGradient(_ProximalDescent):
+class ProximalGradient(ProximalDescent):
     r"""Minimize a smooth objective plus a term that is given by its proximal operator.
 
     .. math:: \min_x\ f(x) + g(x), \qquad x \leftarrow \mathrm{prox}_{t g}(y - t \nabla f(y))
@@ -122,7 +124,7 @@ class ProximalGradient(_ProximalDescent):
 
 
 @dataclass(frozen=True)
-class ProjectedGradient(_ProximalDescent):
+class ProjectedGradient(ProximalDescent):
     """Minimize a smooth objective over a set given by its projection: :class:`ProximalGradient` with it as prox.
 
     Its optimality residual is ``x - projection(x - grad f(x))``.
@@ -136,23 +138,3 @@ class ProjectedGradient(_ProximalDescent):
 
     def proximal(self, x: Tree, step: Tensor | float) -> Tree:
         return self.projection(x)
-
-
-@dataclass(frozen=True)
-class GradientDescent(_ProximalDescent):
-    """Minimize a smooth objective by steps ``x <- x - t grad f(x)``.
-
-    A sample has converged if the step is at most ``rtol (1 + ||x||)``. Its optimality residual is the gradient.
-
-    Args:
-        step_size: as in :class:`ProximalGradient`.
-        acceleration: True for Nesterov's method.
-    """
-
-    acceleration: bool = field(default=False, kw_only=True)
-
-    def proximal(self, x: Tree, step: Tensor | float) -> Tree:
-        return x
-
-    def optimality(self, objective: Callable[..., Tensor]) -> Callable[..., Tree]:
-        return gradient_of(objective)
