@@ -19,17 +19,29 @@ static_assert(kBlock % kTileRows == 0 && kBlock % kPanel<float> == 0);
 
 /// acc +-= L' R over `count` rows: kTileRows columns of L, V vectors of R, both in panels.
 template <bool kAdd, class S, int V>
-inline void accumulate(const S* L, const S* R, int64_t count, typename Simd<S>::Type (&acc)[kTileRows][V]) {
-  for (int64_t q = 0; q < count; ++q, L += kPanel<S>, R += kPanel<S>) {
+OPTL_INLINE void accumulate(const S* L, const S* R, int64_t count, typename Simd<S>::Type (&acc)[kTileRows][V]) {
+  const auto add = [&](int64_t row, typename Simd<S>::Type (&to)[kTileRows][V]) OPTL_INLINED {
     typename Simd<S>::Type right[V];
-    for (int v = 0; v < V; ++v) right[v] = load(R + v * kLanes<S>);
-    for (int a = 0; a < kTileRows; ++a) {
-      const auto left = splat(L[a]);
-      for (int v = 0; v < V; ++v) {
-        acc[a][v] = kAdd ? multiply_add(left, right[v], acc[a][v]) : subtract_product(left, right[v], acc[a][v]);
+    OPTL_UNROLL for (int v = 0; v < V; ++v) right[v] = load(R + row * kPanel<S> + v * kLanes<S>);
+    OPTL_UNROLL for (int a = 0; a < kTileRows; ++a) {
+      const auto left = splat(L[row * kPanel<S> + a]);
+      OPTL_UNROLL for (int v = 0; v < V; ++v) {
+        to[a][v] = kAdd ? multiply_add(left, right[v], to[a][v]) : subtract_product(left, right[v], to[a][v]);
       }
     }
+  };
+  int64_t q = 0;
+  if constexpr (kTileRows * V < 8) {  // too few sums to hide the latency of an addition
+    typename Simd<S>::Type odd[kTileRows][V];
+    OPTL_UNROLL for (int a = 0; a < kTileRows; ++a) {
+      OPTL_UNROLL for (int v = 0; v < V; ++v) odd[a][v] = splat(S(0));
+    }
+    for (; q + 2 <= count; q += 2) add(q, acc), add(q + 1, odd);
+    OPTL_UNROLL for (int a = 0; a < kTileRows; ++a) {
+      OPTL_UNROLL for (int v = 0; v < V; ++v) acc[a][v] += odd[a][v];
+    }
   }
+  for (; q < count; ++q) add(q, acc);
 }
 
 /// U'U = Q + diag(diagonal) + S'S. Q: n rows of length ld = padded(n), upper triangle read; S and U in panels of
@@ -89,9 +101,9 @@ class Cholesky {
   }
 
   template <int N>
-  void gather(int64_t i, int64_t j, bool fresh, V (&acc)[kTileRows][N]) const {
-    for (int a = 0; a < kTileRows; ++a) {
-      for (int v = 0; v < N; ++v) {
+  OPTL_INLINE void gather(int64_t i, int64_t j, bool fresh, V (&acc)[kTileRows][N]) const {
+    OPTL_UNROLL for (int a = 0; a < kTileRows; ++a) {
+      OPTL_UNROLL for (int v = 0; v < N; ++v) {
         acc[a][v] = fresh ? load_as<S>(Q_ + (i + a) * ld + j + v * kLanes<S>)
                           : load(at(U, order(), i + a, j) + v * kLanes<S>);
       }
@@ -99,9 +111,10 @@ class Cholesky {
   }
 
   template <int N>
-  void put(int64_t i, int64_t j, const V (&acc)[kTileRows][N]) const {
-    for (int a = 0; a < kTileRows; ++a) {
-      for (int v = 0; v < N; ++v) store(at(U, order(), i + a, j) + v * kLanes<S>, acc[a][v]);
+  OPTL_INLINE void put(int64_t i, int64_t j, const V (&acc)[kTileRows][N]) const {
+    S* const to = at(U, order(), i, j);
+    OPTL_UNROLL for (int a = 0; a < kTileRows; ++a) {
+      OPTL_UNROLL for (int v = 0; v < N; ++v) store(to + a * kPanel<S> + v * kLanes<S>, acc[a][v]);
     }
   }
 
@@ -112,18 +125,22 @@ class Cholesky {
     for (int64_t top = 0; top < order(); top += kBlock) {
       const int64_t end = top + kBlock < order() ? top + kBlock : order();
       const int64_t right = panel_columns<S>(end);
-      bool fresh = true;
-      for (int64_t q = 0; q < rows; q += kDepth, fresh = false) {
-        update<true>({top + mine, ld, step}, top, end, S_, rows, q, q + kDepth < rows ? q + kDepth : rows, fresh);
+      // The products to take are those with the rows of S, then those with the rows of U above.
+      int64_t from = 0;
+      for (; rows + top - from > kDepth; from += kDepth) {
+        for_tiles({top + mine, ld, step}, top, end, [&](int64_t i, int64_t j, auto count) {
+          update<count()>(i, j, from);
+          return true;
+        });
       }
-      for (int64_t q = 0; q < top; q += kDepth, fresh = false) {
-        update<false>({top + mine, ld, step}, top, end, U, order(), q, q + kDepth < top ? q + kDepth : top, fresh);
-      }
+      const auto finish = [&](const Panels& panels) {
+        return for_tiles(panels, top, end, [&](int64_t i, int64_t j, auto count) { return eliminate<count()>(i, j, from); });
+      };
       me.wait();
-      if (me.id == 0) positive = finish({top, right < ld ? right : ld, kPanel<S>}, top, end, fresh);
+      if (me.id == 0) positive = finish({top, right < ld ? right : ld, kPanel<S>});
       me.wait();
       if (!positive) return;
-      finish({right + mine, ld, step}, top, end, fresh);
+      finish({right + mine, ld, step});
       me.wait();
     }
     for (int64_t j = mine; j < order(); j += step) invert(j);
@@ -134,9 +151,11 @@ class Cholesky {
     int64_t from, end, step;
   };
 
-  /// run(i, j, number of vectors) for the tiles of the rows [top, end) at the diagonal and right of it, panel by panel.
+  /// run(i, j, number of vectors) for the tiles of the rows [top, end) at the diagonal and right of it, panel by panel,
+  /// as long as it returns true.
   template <class Run>
-  void for_tiles(const Panels& panels, int64_t top, int64_t end, const Run& run) const {
+  bool for_tiles(const Panels& panels, int64_t top, int64_t end, const Run& run) const {
+    bool going = true;
     for (int64_t panel = panels.from; panel < panels.end; panel += panels.step) {
       const int64_t left = end < panel ? end : panel;
       if (top < left) {
@@ -144,74 +163,88 @@ class Cholesky {
           for (int64_t i = top; i < left; i += kTileRows) run(i, panel, count);
         });
       }
-      for (int64_t i = left < top ? top : left; i < end && i < panel + kPanel<S>; i += kTileRows) {
+      for (int64_t i = left < top ? top : left; going && i < end && i < panel + kPanel<S>; i += kTileRows) {
         const int64_t j = i - i % kLanes<S>;
-        with_vectors(j, [&](auto count) { run(i, j, count); });
+        with_vectors(j, [&](auto count) { going = run(i, j, count); });
       }
     }
+    return going;
   }
 
-  /// +- the product of the rows [from, to) of a matrix, on the rows [top, end).
-  template <bool kAdd>
-  void update(const Panels& panels, int64_t top, int64_t end, const S* matrix, int64_t height, int64_t from, int64_t to,
-              bool fresh) {
-    for_tiles(panels, top, end, [&](int64_t i, int64_t j, auto count) {
-      V acc[kTileRows][count()];
-      gather(i, j, fresh, acc);
-      accumulate<kAdd, S>(at(matrix, height, from, i), at(matrix, height, from, j), to - from, acc);
-      put(i, j, acc);
-    });
-  }
-
-  /// Eliminate the rows [top, end), to which all rows above are applied.
-  bool finish(const Panels& panels, int64_t top, int64_t end, bool fresh) {
-    bool positive = true;
-    for_tiles(panels, top, end, [&](int64_t i, int64_t j, auto count) {
-      if (!positive) return;
-      V acc[kTileRows][count()];
-      gather(i, j, fresh, acc);
-      accumulate<false, S>(at(U, order(), top, i), at(U, order(), top, j), i - top, acc);
-      if (i < j) {
-        eliminate(i, j, acc);
-      } else {
-        positive = eliminate_diagonal(i, j, acc);
-      }
-    });
-    return positive;
-  }
-
+  /// acc += the products of the rows [from, to), of S and then of U, with the columns of a tile.
   template <int N>
-  void eliminate(int64_t i, int64_t j, V (&acc)[kTileRows][N]) const {
-    for (int a = 0; a < kTileRows; ++a) {
-      for (int b = 0; b < a; ++b) {
-        const V factor = splat(*at(U, order(), i + b, i + a));
-        for (int v = 0; v < N; ++v) acc[a][v] = subtract_product(factor, acc[b][v], acc[a][v]);
-      }
-      for (int v = 0; v < N; ++v) acc[a][v] = acc[a][v] * splat(inverse[i + a]);
+  OPTL_INLINE void add_products(int64_t i, int64_t j, int64_t from, int64_t to, V (&acc)[kTileRows][N]) const {
+    if (from < rows) {
+      const int64_t end = to < rows ? to : rows;
+      accumulate<true, S>(at(S_, rows, from, i), at(S_, rows, from, j), end - from, acc);
+      from = rows;
     }
+    if (from >= to) return;
+    accumulate<false, S>(at(U, order(), from - rows, i), at(U, order(), from - rows, j), to - from, acc);
+  }
+
+  /// The part of a tile's products that comes next, beginning with row `from`.
+  template <int N>
+  void update(int64_t i, int64_t j, int64_t from) {
+    V acc[kTileRows][N];
+    gather(i, j, from == 0, acc);
+    add_products(i, j, from, from + kDepth, acc);
     put(i, j, acc);
   }
 
+  /// The last part of a tile's products, and its elimination. False if a pivot is not positive.
   template <int N>
-  bool eliminate_diagonal(int64_t i, int64_t j, V (&acc)[kTileRows][N]) const {
-    for (int a = 0; a < kTileRows; ++a) {
-      S* row = at(U, order(), i + a, j);
-      for (int b = 0; b < a; ++b) {
+  bool eliminate(int64_t i, int64_t j, int64_t from) {
+    V acc[kTileRows][N];
+    gather(i, j, from == 0, acc);
+    add_products(i, j, from, rows + i, acc);
+    if (i >= j && !factor_diagonal(i, i - j, acc)) return false;
+    OPTL_UNROLL for (int a = 0; a < kTileRows; ++a) {
+      OPTL_UNROLL for (int b = 0; b < a; ++b) {
         const V factor = splat(*at(U, order(), i + b, i + a));
-        for (int v = 0; v < N; ++v) acc[a][v] = subtract_product(factor, acc[b][v], acc[a][v]);
+        OPTL_UNROLL for (int v = 0; v < N; ++v) acc[a][v] = subtract_product(factor, acc[b][v], acc[a][v]);
       }
-      for (int v = 0; v < N; ++v) store(row + v * kLanes<S>, acc[a][v]);
-      S& pivot = row[i + a - j];
-      pivot += static_cast<S>(diagonal_[i + a]);
-      if (!(pivot > 0)) return false;
-      inverse[i + a] = 1 / std::sqrt(pivot);
-      for (S* c = at(U, order(), i + a, j - j % kPanel<S>); c < &pivot; ++c) *c = 0;
-      for (int v = 0; v < N; ++v) {
-        acc[a][v] = load(row + v * kLanes<S>) * splat(inverse[i + a]);
-        store(row + v * kLanes<S>, acc[a][v]);
+      OPTL_UNROLL for (int v = 0; v < N; ++v) acc[a][v] = acc[a][v] * splat(inverse[i + a]);
+    }
+    put(i, j, acc);
+    if (i >= j) clear_below(i);
+    return true;
+  }
+
+  /// The square tile at (i, i), which begins at column `offset` of acc: its factor, into U and `inverse`; its diagonal
+  /// in acc, on which elimination goes on.
+  template <int N>
+  OPTL_INLINE bool factor_diagonal(int64_t i, int64_t offset, V (&acc)[kTileRows][N]) const {
+    constexpr int kSquare = kTileRows > kLanes<S> ? kTileRows / kLanes<S> : 1;  // vectors
+    if constexpr (N >= kSquare) {
+      S block[kTileRows][kSquare * kLanes<S>];
+      OPTL_UNROLL for (int a = 0; a < kTileRows; ++a) {
+        OPTL_UNROLL for (int v = 0; v < kSquare; ++v) store(block[a] + v * kLanes<S>, acc[a][v]);
+      }
+      for (int a = 0; a < kTileRows; ++a) {
+        S* const row = block[a] + offset;
+        for (int b = 0; b < a; ++b) {
+          for (int c = a; c < kTileRows; ++c) row[c] -= block[b][offset + a] * block[b][offset + c];
+        }
+        const S pivot = row[a] + static_cast<S>(diagonal_[i + a]);
+        if (!(pivot > 0)) return false;
+        inverse[i + a] = 1 / std::sqrt(pivot);
+        for (int c = a + 1; c < kTileRows; ++c) *at(U, order(), i + a, i + c) = row[c] *= inverse[i + a];
+      }
+      OPTL_UNROLL for (int a = 0; a < kTileRows; ++a) {
+        V shift = splat(S(0));
+        shift[(static_cast<int>(offset) + a) % kLanes<S>] = static_cast<S>(diagonal_[i + a]);
+        acc[a][kSquare > 1 ? a / kLanes<S> : 0] += shift;
       }
     }
     return true;
+  }
+
+  /// Zeros below the diagonal of the tile at (i, i), within its panel.
+  void clear_below(int64_t i) const {
+    for (int a = 0; a < kTileRows; ++a) {
+      for (S* c = at(U, order(), i + a, i - i % kPanel<S>), *end = at(U, order(), i + a, i + a); c < end; ++c) *c = 0;
+    }
   }
 
   S* inverse_block(int64_t j) const { return blocks + 2 * kPanel<S> * j; }
@@ -220,23 +253,20 @@ class Cholesky {
   /// The diagonal block of the panel at j: substitution would go one number at a time, a product does not.
   void invert(int64_t j) const {
     S *plain = inverse_block(j), *transposed = plain + kPanel<S> * kPanel<S>;
+    std::memset(plain, 0, sizeof(S) * static_cast<size_t>(kPanel<S> * kPanel<S>));
     for (int64_t a = 0; a < height(j); ++a) {
-      S* row = transposed + a * kPanel<S>;
       V acc[kTileVecs];
-      for (int v = 0; v < kTileVecs; ++v) acc[v] = splat(S(0));
+      OPTL_UNROLL for (int v = 0; v < kTileVecs; ++v) acc[v] = splat(S(0));
       for (int64_t b = 0; b < a; ++b) {
         const V factor = splat(*at(U, order(), j + b, j + a));
-        for (int v = 0; v < kTileVecs; ++v) {
+        OPTL_UNROLL for (int v = 0; v < kTileVecs; ++v) {
           acc[v] = subtract_product(factor, load(transposed + b * kPanel<S> + v * kLanes<S>), acc[v]);
         }
       }
-      const V scale = splat(inverse[j + a]);
-      for (int v = 0; v < kTileVecs; ++v) store(row + v * kLanes<S>, acc[v] * scale);
+      S* const row = transposed + a * kPanel<S>;
+      OPTL_UNROLL for (int v = 0; v < kTileVecs; ++v) store(row + v * kLanes<S>, acc[v] * splat(inverse[j + a]));
       row[a] = inverse[j + a];
-      for (int64_t b = 0; b < kPanel<S>; ++b) plain[b * kPanel<S> + a] = row[b];
-    }
-    for (int64_t a = 0; a < kPanel<S>; ++a) {
-      for (int64_t b = height(j); b < kPanel<S>; ++b) plain[a * kPanel<S> + b] = 0;
+      for (int64_t b = 0; b <= a; ++b) plain[b * kPanel<S> + a] = row[b];
     }
   }
 

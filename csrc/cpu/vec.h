@@ -15,6 +15,21 @@
 #define OPTL_STRING_(x) #x
 #define OPTL_STRING(x) OPTL_STRING_(x)
 
+// What has to be in registers as a whole: functions and lambdas inlined, loops over arrays of vectors unrolled.
+#if defined(__clang__)
+#define OPTL_INLINE inline __attribute__((always_inline))
+#define OPTL_INLINED __attribute__((always_inline))
+#define OPTL_UNROLL _Pragma("unroll")
+#elif defined(__GNUC__)
+#define OPTL_INLINE inline __attribute__((always_inline))
+#define OPTL_INLINED __attribute__((always_inline))
+#define OPTL_UNROLL _Pragma("GCC unroll 16")
+#else
+#define OPTL_INLINE inline
+#define OPTL_INLINED
+#define OPTL_UNROLL
+#endif
+
 namespace optl::OPTL_ISA {
 
 #if defined(__AVX512F__)
