@@ -565,3 +565,15 @@ def test_power_cone_outside_of_its_range():
     assert y.isnan().all(-1).tolist() == [False, True, True]
     with pytest.raises(ValueError, match="alpha is 1; expected a number between 0 and 1"):
         projection.power(x, 1)
+
+
+def test_polyhedron_in_float32_at_vertices_and_with_rows_that_rounding_makes_contradict():
+    generator = torch.Generator().manual_seed(2)
+    G, h, x = (torch.randn(*shape, generator=generator) for shape in ((30, 10), (30,), (500, 10)))
+    h = h.abs() + 0.1
+    y = projection.polyhedron(3 * x, G, h)
+    want = projection.polyhedron(3 * x.double(), G.double(), h.double())
+    torch.testing.assert_close(y, want.float(), rtol=0, atol=1e-5)
+    row = torch.randn(10, generator=generator)
+    A, b = torch.stack([row, 0.3 * row, 7.7 * row]), torch.tensor([0.1, 0.3 * 0.1, 7.7 * 0.1])
+    torch.testing.assert_close(projection.polyhedron(x, G, h, A, b) @ row, b[:1].expand(500), rtol=0, atol=1e-5)

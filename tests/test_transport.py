@@ -64,6 +64,17 @@ def test_small_epsilon_gives_an_assignment():
     torch.testing.assert_close(flat, torch.full_like(flat, 1 / 6))
 
 
+@pytest.mark.parametrize(("n", "range_", "even"), [(50, 1e4, True), (20, 1e4, True), (3, 1e3, False), (5, 1e4, False)])
+def test_search_gets_over_the_long_flats_of_a_small_epsilon(n, range_, even):
+    """Between two bends the dual is linear to rounding: short steps would take forever."""
+    cost, a, b = problem(8, n=n, m=n, seed=3)
+    masses = (None, None) if even else (a / a.sum(-1, keepdim=True), b / b.sum(-1, keepdim=True))
+    found = ol.OptimalTransport(1 / range_)(cost, *masses)
+    want = [torch.full_like(a, 1 / n)] * 2 if even else masses
+    for sums, mass in zip((found.sum(-1), found.sum(-2)), want, strict=True):
+        torch.testing.assert_close(sums, mass, rtol=0, atol=1e-11)
+
+
 def test_zero_masses_and_forbidden_pairs():
     cost, a, b = problem(n=4, m=4)
     a, b = a.index_fill(0, torch.tensor([1]), 0.0), b.index_fill(0, torch.tensor([2]), 0.0)

@@ -38,7 +38,7 @@ def transport_scaling(
     finite = torch.isfinite(M)
     spread = torch.where(finite, M, -torch.inf).amax((1, 2)) - torch.where(finite, M, torch.inf).amin((1, 2))
     heat = (spread / _MILD).nan_to_num(1.0).clamp(min=1.0)[:, None]
-    w, caution, last = torch.zeros_like(b), torch.ones_like(heat), torch.full_like(heat, torch.inf)
+    w, caution, last = torch.zeros_like(b), torch.full_like(heat, 3.0), torch.full_like(heat, torch.inf)
     steps = torch.zeros_like(b[:, 0], dtype=torch.int64)
     for step in range(max_steps + 1):
         N = M / heat[..., None]
@@ -48,9 +48,10 @@ def transport_scaling(
         done = ((heat == 1) & (error <= tolerance)) | ~torch.isfinite(error)
         if step == max_steps or bool(done.all()):
             break
-        caution = torch.where(error < last, 3.0, 2 * caution).clamp(3.0, 100.0)
-        ascended = _ascend(N, a, b, w, S, log_total, excess, caution * error)
+        stalled = (error > 0.5 * last) & ~done
+        ascended, full = _ascend(N, a, b, w, S, log_total, excess, caution * error, stalled)
         cooler = torch.where(error <= _STAGE_ERROR, (heat / _COOLING).clamp(min=1.0), heat)
+        caution = torch.where(full, caution / 2, 4 * caution).clamp(1e-6, 100.0)  # as Levenberg and Marquardt have it
         last = torch.where(cooler < heat, torch.inf, error)
         w = torch.where(done, w, ascended * (heat / cooler))
         heat = torch.where(done, heat, cooler)
@@ -62,11 +63,20 @@ def transport_scaling(
 
 
 def _ascend(
-    N: Tensor, a: Tensor, b: Tensor, w: Tensor, S: Tensor, log_total: Tensor, excess: Tensor, ridge: Tensor
-) -> Tensor:
-    """A Newton step on the dual, shortened until it ascends; Sinkhorn's step where it does not.
+    N: Tensor,
+    a: Tensor,
+    b: Tensor,
+    w: Tensor,
+    S: Tensor,
+    log_total: Tensor,
+    excess: Tensor,
+    ridge: Tensor,
+    stalled: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """A Newton step on the dual, shortened until it ascends (Sinkhorn's where none does), and whether it is full.
 
-    A ridge of the size of the error keeps the step short along directions in which the dual is nearly linear.
+    A ridge of the size of the error keeps the step short along directions in which the dual is nearly linear. Where
+    that has `stalled`, the next bend of the dual is far, and the step is lengthened for as long as it ascends.
     """
     q = b.sqrt()
     inverse, _ = _inverse(S, a, q, ridge)
@@ -74,16 +84,28 @@ def _ascend(
     value = _dual(a, b, w, log_total)
     slope = -(b * excess * direction).sum(-1, keepdim=True)
     rounding = 100 * torch.finfo(w.dtype).eps * (1 + value.abs())
-    best, size, open_ = w, torch.ones_like(value), torch.ones_like(value, dtype=torch.bool)
-    for _ in range(12):
+
+    def dual(at: Tensor) -> Tensor:
+        return _dual(a, b, at, plan_density(N, b, at)[1])
+
+    best, full = w, torch.zeros_like(value, dtype=torch.bool)
+    open_ = ~full
+    for size in 0.25 ** torch.arange(12.0, dtype=w.dtype):
         trial = w + size * direction
-        better = _dual(a, b, trial, plan_density(N, b, trial)[1]) >= value + 1e-4 * size * slope - rounding
-        best = torch.where(open_ & better, trial, best)
-        open_ = open_ & ~better
+        better = open_ & (dual(trial) >= value + 1e-4 * size * slope - rounding)
+        best = torch.where(better, trial, best)
+        full, open_ = full | (better & (size == 1)), open_ & ~better
         if not bool(open_.any()):
-            return best
-        size = size / 4
-    return torch.where(open_, _sinkhorn(N, a, log_total), best)
+            break
+    best = torch.where(open_, _sinkhorn(N, a, log_total), best)
+    longer = stalled & full
+    for _ in range(12):
+        if not bool(longer.any()):
+            break
+        trial = w + 4 * (best - w)
+        longer = longer & (dual(trial) > dual(best) + rounding)
+        best = torch.where(longer, trial, best)
+    return best, full
 
 
 def _dual(a: Tensor, b: Tensor, w: Tensor, log_total: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from .._native.transport import plan_density, solve_marginals, transport_scaling
 from ..functional.outcome import Outcome
 from ..implicit.rule import Rule, attach
 
-# Of the column sums, relative to the total. Where the strength is tiny, rounding may stop the search short of its aim.
+# Of the column sums, relative to the total.
 _AIM, _ENOUGH = 1e-12, {torch.float64: 1e-8, torch.float32: 1e-6}
 
 
@@ -25,8 +25,9 @@ class OptimalTransport(nn.Module):
     theorem on the column sums, not through iterations. The search is Newton's method on the dual, safeguarded by
     Sinkhorn's, in stages of falling strength, and in float64 for float32 data too: a small ``epsilon`` stays finite,
     and the plan tends to an optimal one of the unsmoothed problem. Column sums count as right to 1e-8 of the total
-    (float32: 1e-6); the search aims at 1e-12, and falls short of it where ``epsilon`` is below some 1e-3 of the range
-    of the costs. Masses may be zero, where derivatives are one-sided, and costs ``inf``, which forbids the pair.
+    (float32: 1e-6); the search aims at 1e-12. Where ``epsilon`` is below some 1e-4 of the range of the costs, uneven
+    masses may take more than ``max_steps``. Masses may be zero, where derivatives are one-sided, and costs ``inf``,
+    which forbids the pair.
 
     Args:
         epsilon: strength of the smoothing, in the units of the cost: a positive number, or a tensor ``(*batch)``; a

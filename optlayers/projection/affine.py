@@ -12,7 +12,7 @@ from .._native.ops import qp_solve
 from ._arguments import Number, check_point, flat, per_sample, vectors
 
 # Settings of the QP engine for polyhedra: the active set is what is taken from it, not the point.
-_EPS = {torch.float32: 1e-5, torch.float64: 1e-9}
+_EPS = {torch.float32: 1e-6, torch.float64: 1e-9}
 _MAX_STEPS = 100
 
 
@@ -95,7 +95,7 @@ def affine(x: Tensor, A: Tensor, b: Tensor) -> Tensor:
     check_point("projection.affine", x, A=A, b=b)
     _check_rows("projection.affine", x, "A", A, "b", b)
     broadcast_batch("projection.affine", {"x": (x, 1), "A": (A, 2), "b": (b, 1)})
-    return _onto_rows(x, A, b)
+    return _onto_rows(x, A, b, x.dtype)
 
 
 def _check_rows(function: str, x: Tensor, matrix: str, A: Tensor, vector: str, b: Tensor) -> None:
@@ -105,16 +105,17 @@ def _check_rows(function: str, x: Tensor, matrix: str, A: Tensor, vector: str, b
     check_shape(function, vector, b, (rows,), f"because {matrix} has {{}} rows", rows)
 
 
-def _onto_rows(x: Tensor, A: Tensor, b: Tensor) -> Tensor:
-    """``x - A^+ (Ax - b)``; rows of zeros, with zeros in `b`, count for nothing."""
+def _onto_rows(x: Tensor, A: Tensor, b: Tensor, given: torch.dtype) -> Tensor:
+    """``x - A^+ (Ax - b)`` for data rounded to `given`; rows of zeros, with zeros in `b`, count for nothing."""
+    eps = torch.finfo(given).eps
     length = norm(A.detach())
     scale = torch.where(length > 0, length, 1.0)  # rows of length one: the rank does not depend on how they are scaled
     A, b = A / scale, b / scale.squeeze(-1)
-    inverse = torch.linalg.pinv(A)
+    inverse = torch.linalg.pinv(A, rtol=max(A.shape[-2:]) * eps)
     y = x - matvec(inverse, matvec(A, x) - b)
     size = matvec(A.detach().abs(), x.detach().abs()) + b.detach().abs()
     residual = (matvec(A, y) - b).detach().abs()
-    feasible = (residual <= torch.finfo(x.dtype).eps ** 0.5 * size).all(-1, keepdim=True)
+    feasible = (residual <= eps**0.5 * size).all(-1, keepdim=True)
     return torch.where(feasible, y, torch.nan)
 
 
@@ -150,6 +151,9 @@ def polyhedron(x: Tensor, G: Tensor, h: Tensor, A: Tensor | None = None, b: Tens
     _check_rows(function, x, "A", A, "b", b)
     batch = broadcast_batch(function, {"x": (x, 1), "G": (G, 2), "h": (h, 1), "A": (A, 2), "b": (b, 1)})
     n, m, k = x.shape[-1], h.shape[-1], b.shape[-1]
+    # In float64: near a vertex float32 can't tell which rows are active. Rounded data may contradict itself, though.
+    dtype = x.dtype
+    x, G, h, A, b = (value.double() for value in (x, G, h, A, b))
     point = flat(x, (*batch, n)).detach()
     limits, targets = flat(h, (*batch, m)).detach(), flat(b, (*batch, k)).detach()
     # In units of the largest number of a sample: the engine takes a far point for a sign of an unbounded program.
@@ -159,9 +163,9 @@ def polyhedron(x: Tensor, G: Tensor, h: Tensor, A: Tensor | None = None, b: Tens
     identity = torch.eye(n, dtype=x.dtype, device=x.device).expand(len(point), n, n)
     rows, equalities = flat(G, (*batch, m, n), 2).detach(), flat(A, (*batch, k, n), 2).detach()
     data = rows, limits / unit, equalities, targets / unit
-    found = qp_solve(identity, -point / unit, *data, point[:, :0], point[:, :0], _EPS[x.dtype], _MAX_STEPS)
+    found = qp_solve(identity, -point / unit, *data, point[:, :0], point[:, :0], _EPS[dtype], _MAX_STEPS)
     active = found.active_G.reshape(*batch, m)
     solved = (found.status == int(Status.SOLVED)).reshape(*batch, 1)
     C = torch.cat([A.expand(*batch, k, n), torch.where(active.unsqueeze(-1), G, 0.0).expand(*batch, m, n)], -2)
     c = torch.cat([b.expand(*batch, k), torch.where(active, h, 0.0)], -1)
-    return torch.where(solved, _onto_rows(x, C, c), torch.nan)
+    return torch.where(solved, _onto_rows(x, C, c, dtype), torch.nan).to(dtype)
