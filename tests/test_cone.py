@@ -357,6 +357,20 @@ def test_dependent_equations_share_the_multiplier_and_have_a_derivative():
     torch.testing.assert_close(grad, torch.full((2,), 1.5 / 25, dtype=F64), rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize("size", [1e-4, 1e-5, 1e-6])
+def test_slacks_and_multipliers_that_are_nearly_zero(size):
+    """The solver has to come near enough for Newton's method to know which is which."""
+    cones = ol.Cones(nonneg=8, second_order=(3, 3))
+    v = [1.0, -1.0, size, -size] * 2 + [size - 1.0, 0.6, -0.8, 1.0 - size, 0.6, 0.8]
+    data, expected = random_cone_program(cones, n=8, v=v)
+    P, q, A, b = data
+    q = -mv(A.mT, expected[2])  # a linear program
+    solution = ol.solve_cone(None, q, A, b, cones)
+    assert solution.residuals.max() < 1e-12
+    torch.testing.assert_close(-q @ solution.x, -q @ expected[0])
+    torch.testing.assert_close(ol.solve_cone(*data, cones).s, expected[1], rtol=0, atol=1e-9)
+
+
 def test_a_multiplier_that_is_not_unique_warns():
     """The same program: its multipliers have a derivative in no direction of b but the one that keeps it feasible."""
     a = torch.tensor([3.0, 4.0], dtype=F64)

@@ -100,7 +100,7 @@ def test_residuals_and_gradients(cones):
     value = sum((w * t).sum(-1) for w, t in zip(weights, (x, s, z), strict=True))
     grads = torch.autograd.grad(value[:COUNT].sum(), moved)
     terms = torch.stack([(g[:COUNT] * e).flatten(1).sum(-1) for g, e in zip(grads, steps, strict=True)])
-    base, up, down = value.detach().split(COUNT)
+    _, up, down = value.detach().split(COUNT)
     error = (terms.sum(0) - (up - down) / (2 * width)).abs()
     assert (error < 1e-5 * terms.sum(0).abs() + 1e-6 * terms.norm(dim=0)).all(), error / terms.norm(dim=0)
 

@@ -559,6 +559,18 @@ def test_cones_over_many_scales(cone):
         assert ((again - point).norm(dim=-1) <= 1e-13 * size).all()
 
 
+@pytest.mark.parametrize("a", [0.02, 0.1, 0.5])
+def test_power_cone_near_its_polar(a):
+    """The equation for the height is flat up to rounding over most of the range."""
+    x, y = -rand(2, 500)
+    height = (-x / a) ** a * (-y / (1 - a)) ** (1 - a)
+    v = torch.stack([x, y, -height * (1 + 10 ** (-10 * rand(500, seed=1)))], -1)
+    s = projection.power(v, a)
+    z = s - v
+    assert (s[:, 0] ** a * s[:, 1] ** (1 - a) >= s[:, 2].abs() - 1e-12).all() and ((s * z).sum(-1).abs() < 1e-12).all()
+    assert ((z[:, 0] / a) ** a * (z[:, 1] / (1 - a)) ** (1 - a) >= z[:, 2].abs() - 1e-12).all()
+
+
 def test_power_cone_outside_of_its_range():
     x = randn(3, 3)
     y = projection.power(x, torch.tensor([0.5, 1.5, -1.0], dtype=F64))

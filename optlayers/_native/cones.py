@@ -123,7 +123,8 @@ def _bracketed_root(fn: Callable[[Tensor], tuple[Tensor, Tensor]], lower: Tensor
         lower, upper = torch.where(value < 0, x, lower), torch.where(value > 0, x, upper)
         newton = torch.clamp(x - value / slope, lower, upper)  # the root may be an end
         step, still = (newton - x).abs(), _STILL * (1 + x.abs())
-        fits = (step < 0.75 * last) | (step <= still)
+        # Where the function is flat, rounding may turn its slope, and a step out of the bracket would end as none.
+        fits = (slope > 0) & ((step < 0.75 * last) | (step <= still))
         proposal = torch.where(fits, newton, (lower + upper) / 2)
         last = (proposal - x).abs()
         x = proposal

@@ -82,8 +82,8 @@ def solve_cone(
         throw: raise :class:`~optlayers.SolveError` if a sample fails. Otherwise, and where values cannot be read
             (vmap, torch.func), a failed sample has NaN in ``x``, zero gradient, and its reason in ``status``.
             Certificates are in ``z`` (PRIMAL_INFEASIBLE: ``A'z = 0``, ``b'z < 0``, its largest entry one) and in ``s``
-            (DUAL_INFEASIBLE: ``s = -Ad`` for a direction of descent ``d`` whose largest entry is one); all else of failed
-            samples is NaN.
+            (DUAL_INFEASIBLE: ``s = -Ad`` for a direction of descent ``d`` whose largest entry is one); all else of
+            failed samples is NaN.
 
     Returns:
         :class:`ConeSolution`, with the dtype and device of the arguments.

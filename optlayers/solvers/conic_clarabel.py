@@ -28,8 +28,11 @@ def solve_cones(clarabel: Any, settings: Sequence[Any], program: ConeProgram) ->
     outcome = {
         S.Solved: Status.SOLVED,
         S.AlmostSolved: Status.SOLVED,
+        S.InsufficientProgress: Status.SOLVED,  # as far as rounding lets it come: the residual of the point decides
         S.PrimalInfeasible: Status.PRIMAL_INFEASIBLE,
+        S.AlmostPrimalInfeasible: Status.PRIMAL_INFEASIBLE,
         S.DualInfeasible: Status.DUAL_INFEASIBLE,
+        S.AlmostDualInfeasible: Status.DUAL_INFEASIBLE,
         S.MaxIterations: Status.MAX_STEPS,
     }
 

@@ -91,7 +91,7 @@ class Clarabel:
 
     def solve_cones(self, program: ConeProgram) -> ConePoint:
         """Solve a batch of cone programs."""
-        (clarabel, settings), (_, firmer) = (self._settings(1e-3 * self.eps) for _ in range(2))
+        (clarabel, settings), (_, firmer) = (self._settings(1e-6 * self.eps) for _ in range(2))
         # It gives up on 2% of some families of programs after a few iterations; with ten times its own value on none.
         firmer.static_regularization_constant = 1e-7
         return solve_cones(clarabel, [settings, firmer], program)
@@ -108,5 +108,6 @@ class Clarabel:
         settings.verbose = False
         settings.max_threads = 1  # the samples of a batch are what runs in parallel
         settings.max_iter = self.max_steps
+        settings.reduced_tol_infeas_rel = 1e-6
         settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = tolerance
         return clarabel, settings
