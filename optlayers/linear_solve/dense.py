@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .._base.loop import surely_none
+from .._base.threads import one_thread
 from .correction import CorrectingSolver, Correction, FlatMap, System, unrecorded
 
 Substitution = Callable[[Tensor], Tensor]
@@ -85,23 +85,6 @@ class LU(DenseSolver):
         with one_thread(matrix):
             lu, pivots, info = torch.linalg.lu_factor_ex(matrix)
         return lambda r: torch.linalg.lu_solve(lu, pivots, r), info != 0
-
-
-@contextmanager
-def one_thread(matrix: Tensor) -> Iterator[None]:
-    """A batch of LU factorizations on several CPU threads has invalid pivots, or hangs, from N = 150 on (torch 2.13).
-
-    Under vmap the batch does not show in the shape, so that size and device alone decide.
-    """
-    if torch.compiler.is_compiling() or matrix.device.type != "cpu" or matrix.shape[-1] < 128:
-        yield
-        return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)

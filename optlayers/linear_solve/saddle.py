@@ -8,7 +8,7 @@ from copy import copy
 import torch
 from torch import Tensor
 
-from .dense import one_thread
+from .._base.threads import one_thread
 
 REGULARIZATION = 1e-8  # of the scaled matrix; refinement takes it out again
 REFINEMENT_STEPS = 30
