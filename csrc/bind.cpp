@@ -1,78 +1,22 @@
 // The Python face of the native core: the only file that knows Python. It converts, releases the GIL and calls api.h.
 #include <pybind11/pybind11.h>
 
-#include <vector>
-
 #include "api.h"
+#include "bind.h"
 
 namespace py = pybind11;
 
 namespace {
 
-/// Arguments come as one flat tuple of integers: address and stride of each input, then the address of each output,
-/// which is contiguous. One cast instead of forty.
-class Reader {
- public:
-  explicit Reader(const py::tuple& values) {
-    values_.reserve(values.size());
-    for (const py::handle value : values) values_.push_back(value.cast<int64_t>());
-  }
-  int64_t next() { return values_.at(position_++); }
-  template <class T>
-  optl::Batched<const T> input() {
-    const T* data = reinterpret_cast<const T*>(next());
-    return {data, next()};
-  }
-  /// `count` values a sample.
-  template <class T>
-  optl::Batched<T> output(int64_t count) {
-    return {reinterpret_cast<T*>(next()), count};
-  }
-  optl::QpSizes sizes() {
-    optl::QpSizes z{};
-    for (int64_t* field : {&z.batch, &z.n, &z.k, &z.m, &z.lower, &z.upper}) *field = next();
-    return z;
-  }
-
- private:
-  std::vector<int64_t> values_;
-  size_t position_ = 0;
-};
-
-optl::QpSizes sizes(const py::tuple& values) { return Reader(values).sizes(); }
-
 template <class T>
 void qp_solve(const py::tuple& sizes_in, const py::tuple& arrays, double eps, int64_t max_steps, int64_t workspace,
               int threads) {
-  const optl::QpSizes z = sizes(sizes_in);
-  Reader r(arrays);
-  optl::QpProblem<T> in{};
-  for (auto* a : {&in.Q, &in.p, &in.G, &in.h, &in.A, &in.b, &in.lb, &in.ub}) *a = r.input<T>();
-  optl::QpResult<T> out{};
-  out.x = r.output<T>(z.n), out.y = r.output<T>(z.k), out.z = r.output<T>(z.m);
-  out.z_lb = r.output<T>(z.lower), out.z_ub = r.output<T>(z.upper), out.s = r.output<T>(z.m);
-  out.active_G = r.output<bool>(z.m);
-  out.active_lb = r.output<bool>(z.lower), out.active_ub = r.output<bool>(z.upper);
-  out.status = r.output<int64_t>(1), out.iterations = r.output<int64_t>(1), out.residuals = r.output<T>(3);
+  const optl::QpSizes z = optl::sizes(sizes_in);
+  optl::Reader r(arrays);
+  const auto in = r.problem<T>();
+  const auto out = r.solution<T>(z);
   const py::gil_scoped_release release;
   optl::qp_solve<T>(z, in, eps, max_steps, out, reinterpret_cast<double*>(workspace), threads);
-}
-
-template <class T>
-optl::QpKkt<T> kkt_system(Reader& r) {
-  optl::QpKkt<T> in{};
-  for (auto* a : {&in.Q, &in.G, &in.A}) *a = r.input<T>();
-  for (auto* a : {&in.active_G, &in.active_lb, &in.active_ub}) *a = r.input<bool>();
-  for (auto* a : {&in.r_x, &in.r_y, &in.r_z, &in.r_lb, &in.r_ub}) *a = r.input<T>();
-  return in;
-}
-
-template <class T>
-optl::QpKktResult<T> kkt_result(Reader& r, const optl::QpSizes& z) {
-  optl::QpKktResult<T> out{};
-  out.d_x = r.output<T>(z.n), out.d_y = r.output<T>(z.k), out.d_z = r.output<T>(z.m);
-  out.d_lb = r.output<T>(z.lower), out.d_ub = r.output<T>(z.upper), out.error = r.output<T>(1);
-  return out;
 }
 
 /// Whether every sample's error is at most `tolerance`; not so for a NaN.
@@ -85,10 +29,10 @@ bool all_regular(const optl::QpKktResult<T>& out, int64_t batch, double toleranc
 
 template <class T>
 bool qp_kkt(const py::tuple& sizes_in, const py::tuple& arrays, double tolerance, int64_t workspace, int threads) {
-  const optl::QpSizes z = sizes(sizes_in);
-  Reader r(arrays);
-  const auto in = kkt_system<T>(r);
-  const auto out = kkt_result<T>(r, z);
+  const optl::QpSizes z = optl::sizes(sizes_in);
+  optl::Reader r(arrays);
+  const auto in = r.system<T>();
+  const auto out = r.system_result<T>(z);
   const py::gil_scoped_release release;
   optl::qp_kkt<T>(z, in, out, reinterpret_cast<double*>(workspace), threads);
   return all_regular(out, z.batch, tolerance);
@@ -96,12 +40,10 @@ bool qp_kkt(const py::tuple& sizes_in, const py::tuple& arrays, double tolerance
 
 template <class T>
 bool qp_backward(const py::tuple& sizes_in, const py::tuple& arrays, double tolerance, int64_t workspace, int threads) {
-  const optl::QpSizes z = sizes(sizes_in);
-  Reader r(arrays);
-  optl::QpBackward<T> in{kkt_system<T>(r), {}, {}, {}};
-  for (auto* a : {&in.x, &in.y, &in.z}) *a = r.input<T>();
-  optl::QpBackwardResult<T> out{kkt_result<T>(r, z), {}, {}, {}};
-  out.grad_Q = r.output<T>(z.n * z.n), out.grad_G = r.output<T>(z.m * z.n), out.grad_A = r.output<T>(z.k * z.n);
+  const optl::QpSizes z = optl::sizes(sizes_in);
+  optl::Reader r(arrays);
+  const auto in = r.backward<T>();
+  const auto out = r.gradients<T>(z);
   const py::gil_scoped_release release;
   optl::qp_backward<T>(z, in, out, reinterpret_cast<double*>(workspace), threads);
   return all_regular(out.u, z.batch, tolerance);
@@ -157,7 +99,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("version", [] { return OPTL_VERSION; }, "Version of the package this extension was built from.");
   module.def("cuda_why_not", [] { return OPTL_CUDA_WHY_NOT; }, "Why the CUDA kernels were not built; empty if they were.");
   module.def("isa", &optl::isa, "Instruction set the kernels run with on this processor.");
-  module.def("qp_workspace", [](const py::tuple& values) { return optl::qp_workspace(sizes(values)); },
+  module.def("qp_workspace", [](const py::tuple& values) { return optl::qp_workspace(optl::sizes(values)); },
              "Doubles of workspace a thread needs for problems of these sizes.");
   module.def("qp_solve_float32", &qp_solve<float>);
   module.def("qp_solve_float64", &qp_solve<double>);

@@ -3,7 +3,7 @@
 
 #include <cuda_runtime.h>
 
-#include "cuda/api.h"
+#include "cuda/kernels.h"
 
 #define OPTL_CUDA_TRY(call)                                      \
   do {                                                           \

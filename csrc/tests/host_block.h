@@ -34,21 +34,24 @@ class HostBlock {
 
   void sync(Where where = Where::current()) const;
   void sync_warp(Where where = Where::current()) const;
-  double sum(double v, Where where = Where::current());
-  double largest(double v, Where where = Where::current());
+  double sum(double v, Where where = Where::current()) { return across(v, Plus{}, where); }
+  double largest(double v, Where where = Where::current()) { return across(v, Larger{}, where); }
   bool all(bool v, Where where = Where::current()) { return sum(v ? 0 : 1, where) == 0; }
   bool any(bool v, Where where = Where::current()) { return sum(v ? 1 : 0, where) > 0; }
-  double sum_lanes(double v, int width, Where where = Where::current());
+  double sum_lanes(double v, int width, Where where = Where::current()) { return lanes(v, width, Plus{}, where); }
+  double largest_lanes(double v, int width, Where where = Where::current()) { return lanes(v, width, Larger{}, where); }
   uint32_t ballot(bool v, Where where = Where::current());
   int64_t take(int64_t* counter, Where where = Where::current());
 
  private:
   HostGrid& grid_;
   int thread_;
-  int turn_ = 0;
+  int turn_ = 0, lane_turn_ = 0;  // of the block's slots and of the warp's: two sets in turn, as on the GPU
 
   template <class Combine>
   double across(double v, const Combine& combine, Where where);
+  template <class Combine>
+  double lanes(double v, int width, const Combine& combine, Where where);
 };
 
 class HostGrid {
@@ -57,7 +60,7 @@ class HostGrid {
       : blocks_(blocks), threads_(threads), shared_(static_cast<size_t>(shared_bytes) / sizeof(double)),
         random_(seed), meeting_(static_cast<size_t>(threads), nullptr),
         meetings_(static_cast<size_t>(threads / kWarp) + 1) {
-    for (auto& set : slots_) set.resize(meeting_.size());
+    for (auto* set : {&slots_[0], &slots_[1], &lane_slots_[0], &lane_slots_[1]}) set->resize(meeting_.size());
   }
 
   /// kernel(block) on every thread of every block, one block after the other.
@@ -91,7 +94,7 @@ class HostGrid {
   std::minstd_rand random_;
   std::vector<Meeting*> meeting_;  // at which each thread is, or null
   std::vector<Meeting> meetings_;  // of the block, then of each warp
-  std::vector<double> slots_[2];
+  std::vector<double> slots_[2], lane_slots_[2];
   bool combined_[2] = {};
   double total_[2] = {};
   int64_t taken_ = 0;
@@ -162,32 +165,24 @@ double HostBlock::across(double v, const Combine& combine, Where where) {
   return total;
 }
 
-inline double HostBlock::sum(double v, Where where) {
-  return across(v, [](double a, double b) { return a + b; }, where);
-}
-
-inline double HostBlock::largest(double v, Where where) {
-  return across(v, [](double a, double b) { return a > b || a != a ? a : b; }, where);
-}
-
-inline double HostBlock::sum_lanes(double v, int width, Where where) {
-  auto& slots = grid_.slots_[turn_];
+template <class Combine>
+double HostBlock::lanes(double v, int width, const Combine& combine, Where where) {
+  auto& slots = grid_.lane_slots_[lane_turn_];
   slots[static_cast<size_t>(thread_)] = v;
   sync_warp(where);
   const auto from = slots.begin() + thread_ / width * width;
-  const double total = std::accumulate(from, from + width, 0.0);
-  turn_ ^= 1;
-  return total;
+  lane_turn_ ^= 1;
+  return std::accumulate(from + 1, from + width, *from, combine);
 }
 
 inline uint32_t HostBlock::ballot(bool v, Where where) {
-  auto& slots = grid_.slots_[turn_];
+  auto& slots = grid_.lane_slots_[lane_turn_];
   slots[static_cast<size_t>(thread_)] = v;
   sync_warp(where);
   uint32_t bits = 0;
   const int first = thread_ / kWarp * kWarp;
   for (int l = 0; l < kWarp; ++l) bits |= (slots[static_cast<size_t>(first + l)] != 0 ? 1u : 0u) << l;
-  turn_ ^= 1;
+  lane_turn_ ^= 1;
   return bits;
 }
 

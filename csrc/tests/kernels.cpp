@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "device_qp.h"
 
 namespace {
 
@@ -36,7 +37,8 @@ struct Kernels {
 template <class T>
 std::vector<Kernels<T>> kernels_of_this_processor() {
   std::vector<Kernels<T>> out{
-      {"portable", portable::workspace_size, portable::qp_solve<T>, portable::qp_backward<T>}};
+      {"portable", portable::workspace_size, portable::qp_solve<T>, portable::qp_backward<T>},
+      {"device", device::workspace_size, device::qp_solve<T>, device::qp_backward<T>}};
 #ifdef OPTL_DISPATCH_X86
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     out.push_back({"avx2", avx2::workspace_size, avx2::qp_solve<T>, avx2::qp_backward<T>});
@@ -310,6 +312,7 @@ void check_all() {
   for (const Kernels<T>& kernels : kernels_of_this_processor<T>()) {
     for (int64_t n = 1; n <= 70; n += sizeof(T) == 4 ? 3 : 1) {
       const int64_t bounds = n % 2 ? n : 0;
+      device::room = n % 3 * 3000;
       const auto layout = static_cast<Layout>(n % 3);
       check_random(kernels, {n < 20 ? 11 : 3, n, n / 4, 70 - n, n % 4 == 1 ? bounds : 0, bounds}, layout, random);
     }

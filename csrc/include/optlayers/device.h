@@ -6,9 +6,13 @@
 #ifdef __CUDACC__
 #define OPTL_HD __host__ __device__
 #define OPTL_DEVICE __device__
+#define OPTL_DEVICE_CALL __device__ __noinline__  // called from many places: keeps the code, and compile times, small
+#define OPTL_UNROLL _Pragma("unroll")  // of loops over arrays that are to be registers
 #else
 #define OPTL_HD
 #define OPTL_DEVICE
+#define OPTL_DEVICE_CALL
+#define OPTL_UNROLL
 #endif
 
 namespace optl {
@@ -27,11 +31,21 @@ inline constexpr int kWarp = 32;
 //   sum(v), largest(v), all(v), any(v)
 //                         over the block, the same bits for every thread; barriers of the block as well.
 //                         largest starts from 0 and keeps a NaN
-//   sum_lanes(v, width)   over each aligned group of `width` threads, a power of two up to kWarp; a barrier of the warp
+//   sum_lanes(v, width), largest_lanes(v, width)
+//                         the same over each aligned group of `width` threads, a power of two up to kWarp; barriers of
+//                         the warp
 //   ballot(v)             bit l says whether v holds in lane l of the warp; a barrier of the warp
 //   take(counter)         the next number of a counter in global memory, the same for the whole block; a barrier
 //
 // Every thread that a barrier belongs to has to come to it.
+
+struct Plus {
+  OPTL_HD double operator()(double a, double b) const { return a + b; }
+};
+
+struct Larger {
+  OPTL_HD double operator()(double a, double b) const { return a > b || a != a ? a : b; }
+};
 
 }  // namespace optl
 
@@ -52,20 +66,13 @@ class CudaBlock {
   __device__ void sync() const { __syncthreads(); }
   __device__ void sync_warp() const { __syncwarp(); }
 
-  __device__ double sum(double v) {
-    return across(v, [](double a, double b) { return a + b; });
-  }
-  __device__ double largest(double v) {
-    return across(v, [](double a, double b) { return a > b || a != a ? a : b; });
-  }
+  __device__ double sum(double v) { return across(v, Plus{}); }
+  __device__ double largest(double v) { return across(v, Larger{}); }
   __device__ bool all(bool v) const { return __syncthreads_and(v); }
   __device__ bool any(bool v) const { return __syncthreads_or(v); }
 
-  __device__ double sum_lanes(double v, int width) const {
-    __syncwarp();
-    for (int apart = width / 2; apart > 0; apart /= 2) v += __shfl_xor_sync(kAll, v, apart);
-    return v;
-  }
+  __device__ double sum_lanes(double v, int width) const { return butterfly(v, width, Plus{}); }
+  __device__ double largest_lanes(double v, int width) const { return butterfly(v, width, Larger{}); }
   __device__ uint32_t ballot(bool v) const {
     __syncwarp();
     return __ballot_sync(kAll, v);
@@ -85,15 +92,20 @@ class CudaBlock {
   static constexpr uint32_t kAll = 0xffffffffu;
   int turn_ = 0;  // two sets of slots in turn: nobody writes to one that another thread still reads
 
-  /// Over the warp by a butterfly, which leaves every lane with the same bits, then over the warps.
+  /// Leaves every lane of a group with the same bits.
+  template <class Combine>
+  static __device__ double butterfly(double v, int width, const Combine& combine) {
+    __syncwarp();
+    for (int apart = width / 2; apart > 0; apart /= 2) v = combine(v, __shfl_xor_sync(kAll, v, apart));
+    return v;
+  }
+
+  /// Over the warp, then over the warps.
   template <class Combine>
   __device__ double across(double v, const Combine& combine) {
     __shared__ double slots[2][kWarp];
-    for (int apart = kWarp / 2; apart > 0; apart /= 2) v = combine(v, __shfl_xor_sync(kAll, v, apart));
-    if (blockDim.x == kWarp) {
-      __syncwarp();
-      return v;
-    }
+    v = butterfly(v, kWarp, combine);
+    if (blockDim.x == kWarp) return v;
     if (threadIdx.x % kWarp == 0) slots[turn_][threadIdx.x / kWarp] = v;
     __syncthreads();
     v = slots[turn_][0];
