@@ -10,6 +10,7 @@ namespace optl::cuda {
 namespace {
 
 constexpr int kMostThreads = 256;
+constexpr int64_t kMostWorkspace = int64_t{1} << 27;  // doubles, a gigabyte: large problems get fewer blocks
 
 template <class T>
 __global__ void __launch_bounds__(kMostThreads)
@@ -58,8 +59,9 @@ Error make_plan(const QpSizes& z, int device, Kernel* kernel, Plan* plan) {
                                      static_cast<int>(plan->shared_bytes)));
   OPTL_CUDA_TRY(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, kernel, plan->threads,
                                                               static_cast<size_t>(plan->shared_bytes)));
-  const int64_t most = static_cast<int64_t>(multiprocessors) * std::max(per_multiprocessor, 1);
-  plan->blocks = static_cast<int>(std::min(most, z.batch));
+  const int64_t fit = static_cast<int64_t>(multiprocessors) * std::max(per_multiprocessor, 1);
+  const int64_t most = std::max<int64_t>(kMostWorkspace / std::max<int64_t>(plan->stride, 1), 1);
+  plan->blocks = static_cast<int>(std::min({fit, most, z.batch}));
   return 0;
 }
 

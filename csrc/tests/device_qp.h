@@ -47,10 +47,16 @@ void qp_solve(const QpSizes& z, const QpProblem<T>& problem, double eps, int64_t
 }
 
 template <class T>
-void qp_backward(const QpSizes& z, const QpBackward<T>& in, const QpBackwardResult<T>& result, double* workspace, int) {
+void qp_backward(const QpSizes& z, const QpBackward<T>& in, double tolerance, const QpBackwardResult<T>& result,
+                 double* workspace) {
   launch<cuda::SystemSpace<HostBlock>>(z, workspace, [&](HostBlock& block, int64_t stride) {
-    cuda::qp_backward_block<T>(block, z, in, sizeof(T) == 4 ? 1.2e-5 : 1e-9, result, workspace, stride, room);
+    cuda::qp_backward_block<T>(block, z, in, tolerance, result, workspace, stride, room);
   });
+}
+
+template <class T>
+void qp_backward(const QpSizes& z, const QpBackward<T>& in, const QpBackwardResult<T>& result, double* workspace, int) {
+  qp_backward(z, in, sizeof(T) == 4 ? 1.2e-5 : 1e-9, result, workspace);
 }
 
 }  // namespace optl::device

@@ -84,6 +84,11 @@ def choose(mask: Tensor, new: Tree, old: Tree) -> Tree:
     return tree.map(pick, new, old)
 
 
+def free_to_read(tensor: Tensor) -> bool:
+    """Whether a look at the values waits for nothing: not on a GPU, whose work up to here would have to be done."""
+    return tensor.device.type == "cpu"
+
+
 def can_read(tensor: Tensor) -> bool:
     """Whether Python may look at the values: not under ``torch.compile`` or vmap, nor on meta and fake tensors."""
     return _any(tensor) is not None

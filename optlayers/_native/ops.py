@@ -1,6 +1,7 @@
 """The native ops: schemas, contracts, fake kernels, vmap rules, and the only calls into the extension.
 
-On the CPU an op is the compiled kernel; on other devices, and without the extension, it is :mod:`.reference`.
+On the CPU and on CUDA devices an op is the compiled kernel; on other devices, and without the extensions, it is
+:mod:`.reference`.
 Ops are primal only: they have no derivative.
 """
 
@@ -14,7 +15,8 @@ from torch import Tensor
 from torch._C import _dispatch_keys, _is_tracing, _len_torch_dispatch_stack, _len_torch_function_stack
 from torch._C._functorch import peek_interpreter_stack
 
-from . import _C, reference, reference_kkt
+from . import _C, available, reference, reference_kkt
+from .extension import launch, of_dtype, run
 
 
 class QPSolveResult(NamedTuple):
@@ -257,36 +259,9 @@ def _filled(v: Sequence[Tensor | None], x, y, z, active_lb, active_ub) -> list[T
     return [x.new_zeros(shape) if t is None else t for t, shape in zip(v, shapes, strict=True)]
 
 
-def _packed(t: Tensor) -> Tensor:
-    """`t`, not contiguous, with contiguous inner dimensions; an expanded batch dimension stays expanded."""
-    if t[0].is_contiguous():
-        return t
-    return t[:1].contiguous().expand(t.shape) if t.stride(0) == 0 else t.contiguous()
-
-
-def _run(kernel: str, sizes: tuple[int, ...], inputs: Sequence[Tensor | None], outputs: Sequence[Tensor], *settings):
-    """Call the extension with addresses and batch strides; an input that is None is zero."""
-    dtype, zeros = outputs[0].dtype, None
-    # Held, like the workspace, as long as the call takes.
-    inputs = [t if t is None or t.is_contiguous() else _packed(t) for t in inputs]
-    arrays = []
-    for t in inputs:
-        if t is None:
-            zeros = torch.zeros(max(sizes[1:]), dtype=dtype) if zeros is None else zeros
-            arrays += (zeros.data_ptr(), 0)
-        else:
-            arrays += (t.data_ptr(), t.stride()[0])
-    arrays += [t.data_ptr() for t in outputs]
-    threads = torch.get_num_threads()
-    workspace = torch.empty(min(threads, sizes[0]) * _C.qp_workspace(sizes), dtype=torch.float64)
-    run = getattr(_C, kernel + ("_float32" if dtype == torch.float32 else "_float64"))
-    return run(sizes, tuple(arrays), *settings, workspace.data_ptr(), threads)
-
-
 def call(kernel: str, dtype: torch.dtype, *arguments: int) -> None:
     """Call the extension's function for this dtype, with the number of threads last."""
-    run = getattr(_C, kernel + ("_float32" if dtype == torch.float32 else "_float64"))
-    run(*arguments, torch.get_num_threads())
+    of_dtype(_C, kernel, dtype)(*arguments, torch.get_num_threads())
 
 
 def chain_workspace(threads: int, n: int) -> Tensor:
@@ -298,7 +273,7 @@ def _qp_solve_cpu(Q, p, G, h, A, b, lb, ub, eps: float, max_steps: int) -> tuple
     outputs = _empty_solution(Q, p, G, h, A, b, lb, ub, eps, max_steps)
     if p.shape[0]:
         sizes = (*p.shape, b.shape[-1], h.shape[-1], lb.shape[-1], ub.shape[-1])
-        _run("qp_solve", sizes, (Q, p, G, h, A, b, lb, ub), outputs, eps, max_steps)
+        run("qp_solve", sizes, (Q, p, G, h, A, b, lb, ub), outputs, eps, max_steps)
     return outputs
 
 
@@ -306,7 +281,7 @@ def _qp_kkt_cpu(Q, G, A, active_G, active_lb, active_ub, *r) -> tuple[Tensor, ..
     outputs = _empty_kkt(Q, G, A, active_G, active_lb, active_ub, *r)
     inputs = (Q, G, A, active_G, active_lb, active_ub, *r)
     sizes = (*r[0].shape, *(t.shape[-1] for t in r[1:]))
-    if not sizes[0] or _run("qp_kkt", sizes, inputs, outputs, reference_kkt.singular_tolerance(Q.dtype)):
+    if not sizes[0] or run("qp_kkt", sizes, inputs, outputs, reference_kkt.singular_tolerance(Q.dtype)):
         return outputs
     return reference_kkt.redo_singular(outputs, *inputs)
 
@@ -317,11 +292,51 @@ def _qp_backward_cpu(Q, G, A, active_G, active_lb, active_ub, x, y, z, *rest) ->
     inputs = (Q, G, A, active_G, active_lb, active_ub, *v, x, y, z)
     sizes = (*x.shape, y.shape[1], z.shape[1], active_lb.shape[1], active_ub.shape[1])
     ordered = (*outputs[:5], outputs[8], *outputs[5:8])
-    if not sizes[0] or _run("qp_backward", sizes, inputs, ordered, reference_kkt.singular_tolerance(Q.dtype)):
+    if not sizes[0] or run("qp_backward", sizes, inputs, ordered, reference_kkt.singular_tolerance(Q.dtype)):
         return outputs
     v = _filled(v, x, y, z, active_lb, active_ub)
     u_x, u_y, u_G, u_lb, u_ub, error = reference_kkt.redo_singular(ordered[:6], *inputs[:6], *v)
     return u_x, u_y, u_G, u_lb, u_ub, *reference_kkt.matrix_gradients(x, y, z, u_x, u_y, u_G, *wants), error
+
+
+CUDA_LARGEST = 1024  # variables up to which a block of threads takes a whole problem
+
+
+def _has_cuda_kernel(like: Tensor) -> bool:
+    return like.shape[-1] <= CUDA_LARGEST and available(like.device)
+
+
+def _qp_solve_cuda(Q, p, G, h, A, b, lb, ub, eps: float, max_steps: int) -> tuple[Tensor, ...]:
+    if not _has_cuda_kernel(p):
+        return reference.qp_solve(Q, p, G, h, A, b, lb, ub, eps, max_steps)
+    outputs = _empty_solution(Q, p, G, h, A, b, lb, ub, eps, max_steps)
+    if p.shape[0]:
+        sizes = (*p.shape, b.shape[-1], h.shape[-1], lb.shape[-1], ub.shape[-1])
+        launch("qp_solve", sizes, (Q, p, G, h, A, b, lb, ub), outputs, eps, max_steps)
+    return outputs
+
+
+def _qp_kkt_cuda(Q, G, A, active_G, active_lb, active_ub, *r) -> tuple[Tensor, ...]:
+    inputs = (Q, G, A, active_G, active_lb, active_ub, *r)
+    if not _has_cuda_kernel(r[0]):
+        return reference.qp_kkt(*inputs)
+    outputs = _empty_kkt(*inputs)
+    if r[0].shape[0]:
+        sizes = (*r[0].shape, *(t.shape[-1] for t in r[1:]))
+        launch("qp_kkt", sizes, inputs, outputs, reference_kkt.singular_tolerance(Q.dtype))
+    return outputs
+
+
+def _qp_backward_cuda(Q, G, A, active_G, active_lb, active_ub, x, y, z, *rest) -> tuple[Tensor, ...]:
+    if not _has_cuda_kernel(x):
+        return reference.qp_backward(Q, G, A, active_G, active_lb, active_ub, x, y, z, *rest)
+    outputs = _empty_backward(Q, G, A, active_G, active_lb, active_ub, x, y, z, *rest)
+    if x.shape[0]:
+        inputs = (Q, G, A, active_G, active_lb, active_ub, *rest[:5], x, y, z)
+        sizes = (*x.shape, y.shape[1], z.shape[1], active_lb.shape[1], active_ub.shape[1])
+        ordered = (*outputs[:5], outputs[8], *outputs[5:8])
+        launch("qp_backward", sizes, inputs, ordered, reference_kkt.singular_tolerance(Q.dtype))
+    return outputs
 
 
 def _flatten_vmap(op):
@@ -344,14 +359,15 @@ def _flatten_vmap(op):
     return rule
 
 
-for _name, _plain, _kernel, _fake in (
-    ("qp_solve", reference.qp_solve, _qp_solve_cpu, _empty_solution),
-    ("qp_kkt", reference.qp_kkt, _qp_kkt_cpu, _empty_kkt),
-    ("qp_backward", reference.qp_backward, _qp_backward_cpu, _empty_backward),
+for _name, _plain, _cpu, _cuda, _fake in (
+    ("qp_solve", reference.qp_solve, _qp_solve_cpu, _qp_solve_cuda, _empty_solution),
+    ("qp_kkt", reference.qp_kkt, _qp_kkt_cpu, _qp_kkt_cuda, _empty_kkt),
+    ("qp_backward", reference.qp_backward, _qp_backward_cpu, _qp_backward_cuda, _empty_backward),
 ):
     _library.impl(_name, _plain, "CompositeExplicitAutograd")
+    _library.impl(_name, _cuda, "CUDA")
     if _C is not None:
-        _library.impl(_name, _kernel, "CPU")
+        _library.impl(_name, _cpu, "CPU")
     torch.library.register_fake(f"optlayers::{_name}", _fake, lib=_library)
     torch.library.register_vmap(
         f"optlayers::{_name}", _flatten_vmap(getattr(torch.ops.optlayers, _name).default), lib=_library

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._base.loop import can_read
+from .._base.loop import can_read, free_to_read
 from .._base.pattern import Matrix, is_sparse
 from .._base.status import Status, solve_error
 from ..implicit import Adjoint, Implicit, Smoothed, Unroll
@@ -90,7 +90,9 @@ def solve_qp(
             and others whose exact derivative is zero) or :class:`~optlayers.Unroll` (through the iterations).
         throw: raise :class:`~optlayers.SolveError` if a sample fails. Otherwise, and where values cannot be read
             (vmap, torch.func, torch.compile), a failed sample has NaN in ``x`` and ``s``, zero gradient, and its reason
-            in ``status``; its multipliers hold the certificate of infeasibility.
+            in ``status``; its multipliers hold the certificate of infeasibility. On a GPU this look at the status is
+            all that the host waits for: without it, and in backward, nothing is read, and there is no warning of a KKT
+            system that is singular.
         init: the solution of a similar problem, with the same sizes and a batch that broadcasts to this one. Samples
             whose active constraints are those of `init`, or can be told from it, cost one linear solve and report one
             iteration; all others are solved from scratch, so that a bad or failed `init` changes no answer. It gets no
@@ -130,7 +132,8 @@ def solve_qp(
             f"solve_qp: adjoint is {adjoint!r}; expected ol.Implicit(...), ol.Smoothed(...) or ol.Unroll(). The "
             f"others need a fixed-point map, which an interior-point method does not have."
         )
-    all_solved = surely_at_most(values[9], 0)  # SOLVED
+    # Without `throw` a GPU need not be waited for: what follows is right whether all are SOLVED or not.
+    all_solved = (throw or free_to_read(values[9])) and surely_at_most(values[9], 0)
     *solution, active_G, active_lb, active_ub, status, iterations, residuals = batch.unflatten(values)
     active = [active_G, active_lb, active_ub]
     found, solved = solution, None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .._base.loop import can_read
+from .._base.loop import can_read, free_to_read
 from .._native import ops
 from ..implicit import Implicit
 from ..implicit.residual import ResidualRule
@@ -132,9 +132,12 @@ def constraints_transposed(G: Tensor, z: Tensor, z_lb: Tensor, z_ub: Tensor) -> 
 
 
 def warn_if_singular(error: Tensor, dtype: torch.dtype) -> None:
-    """Warn where the relative residual of a KKT system says that it has no solution, hence `x` no derivative."""
+    """Warn where the relative residual of a KKT system says that it has no solution, hence `x` no derivative.
+
+    Not on a GPU, whose work a backward pass would have to wait for.
+    """
     tolerance = 1e-6 if dtype == torch.float64 else 1e-2
-    if surely_at_most(error, tolerance):
+    if not free_to_read(error) or surely_at_most(error, tolerance):
         return
     singular = error > tolerance
     if not can_read(singular) or not singular.any():
