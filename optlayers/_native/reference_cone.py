@@ -21,8 +21,8 @@ CERTIFICATE = 1e-8  # relative residual of a proof that there is no solution
 FRACTION = 0.99  # of the way to the boundary
 SHRINK, HALF = 0.96, 0.6  # first and last factor by which a step is shortened that leaves the neighbourhood
 SHORT = 1e-4  # a step that is none
-STALLED = 5  # steps that have not halved the residuals
-NEAR = 1e-6  # residuals from which on that ends the iteration
+STALLED = 2  # steps that have not halved the residuals
+NEAR = 1e-7  # residuals from which on that is as near as rounding allows
 SLOW = 0.1  # a step after which the Hessian of the barrier takes the place of a primal-dual scaling
 RUNNING = -1
 
@@ -90,7 +90,8 @@ def cone_solve(
         running, program, it = running[going], program.sample(going), it.sample(going)
         it, length = advance(program, cones, it, residuals(program, it), track.primal_dual[running])
         jammed = (length < SHORT) & ~track.primal_dual[running]
-        track.status[running[jammed]] = int(Status.NUMERICAL_ERROR)
+        ended = torch.where(track.least <= NEAR, int(Status.SOLVED), int(Status.NUMERICAL_ERROR))
+        track.status[running[jammed]] = ended[running[jammed]]
         track.primal_dual[running] &= length >= SLOW
     status = torch.where(track.status == RUNNING, int(Status.MAX_STEPS), track.status)
     return *_in_units_of_the_data(whole, track.best, status), status, track.iterations
@@ -122,8 +123,10 @@ class Track(NamedTuple):
         self.least[running[better]] = worst[better]
         ahead = worst <= self.goal[running]
         self.goal[running[ahead]], self.since[running[ahead]] = 0.5 * worst[ahead], step
-        stalled = (step - self.since[running] >= STALLED) & (self.least[running] <= NEAR) & (it.tau > it.kappa)[:, 0]
-        status = torch.where((status == RUNNING) & stalled, int(Status.NUMERICAL_ERROR), status)
+        near = (self.least[running] <= NEAR) & ~certified
+        stalled = (step - self.since[running] >= STALLED) & (it.tau > it.kappa)[:, 0]
+        broken = status == int(Status.NUMERICAL_ERROR)
+        status = torch.where(near & (broken | ((status == RUNNING) & stalled)), int(Status.SOLVED), status)
         still = self.status[running] == RUNNING
         self.status[running[still]], self.iterations[running] = status[still], step
 
