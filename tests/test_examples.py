@@ -12,6 +12,10 @@ QUICK = {  # what to pass, and a line that it prints
     "attention": (["--epochs", "1"], "sparsemax attention: "),
     "own_solvers": (["--steps", "2"], "C library: gradient of Kepler's equation differs by "),
     "equilibrium": (["--epochs", "1", "--seeds", "1", "--images", "200"], "| Jacobian-free | "),
+    "hyper_cleaning": (["--steps", "1", "--images", "100"], "if one knew which are spoiled"),
+    "learned_rates": (["--steps", "2"], "with 650 rates learned"),
+    "maml": (["--steps", "1", "--unseen", "3"], "| digits | implicit | "),
+    "regularization": (["--steps", "2", "--samples", "60"], "SVM, gradient: error "),
     "polytope": (["--epochs", "2"], "projected: mean squared error "),
 }
 
