@@ -363,7 +363,7 @@ def test_slacks_and_multipliers_that_are_nearly_zero(size):
     cones = ol.Cones(nonneg=8, second_order=(3, 3))
     v = [1.0, -1.0, size, -size] * 2 + [size - 1.0, 0.6, -0.8, 1.0 - size, 0.6, 0.8]
     data, expected = random_cone_program(cones, n=8, v=v)
-    P, q, A, b = data
+    _, q, A, b = data
     q = -mv(A.mT, expected[2])  # a linear program
     solution = ol.solve_cone(None, q, A, b, cones)
     assert solution.residuals.max() < 1e-12

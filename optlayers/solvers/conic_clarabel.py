@@ -12,6 +12,7 @@ import torch
 from .._base.status import Status
 from .conic import Columns, ConePoint, ConeProgram, Cones
 
+NEAR = 1e-6  # relative residuals from which on lack of progress means that rounding allows no more
 Outcome = tuple[Any, Any, Any, Status, int]  # of one sample: x, s, z, status, iterations
 
 
@@ -28,7 +29,7 @@ def solve_cones(clarabel: Any, settings: Sequence[Any], program: ConeProgram) ->
     outcome = {
         S.Solved: Status.SOLVED,
         S.AlmostSolved: Status.SOLVED,
-        S.InsufficientProgress: Status.SOLVED,  # as far as rounding lets it come: the residual of the point decides
+        S.InsufficientProgress: Status.SOLVED,  # the residual of the point decides
         S.PrimalInfeasible: Status.PRIMAL_INFEASIBLE,
         S.AlmostPrimalInfeasible: Status.PRIMAL_INFEASIBLE,
         S.DualInfeasible: Status.DUAL_INFEASIBLE,
@@ -40,7 +41,8 @@ def solve_cones(clarabel: Any, settings: Sequence[Any], program: ConeProgram) ->
         q, b = (array[sample if len(array) > 1 else 0] for array in (program.q, program.b))
         for attempt in settings:
             found = clarabel.DefaultSolver(P.sample(sample), q, A.sample(sample), b, cones, attempt).solve()
-            if found.status in outcome:
+            stuck = found.status == S.InsufficientProgress and max(found.r_prim, found.r_dual) > NEAR
+            if found.status in outcome and not stuck:
                 break
         return found.x, found.s, found.z, outcome.get(found.status, Status.NUMERICAL_ERROR), found.iterations
 

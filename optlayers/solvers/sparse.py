@@ -108,6 +108,5 @@ class Clarabel:
         settings.verbose = False
         settings.max_threads = 1  # the samples of a batch are what runs in parallel
         settings.max_iter = self.max_steps
-        settings.reduced_tol_infeas_rel = 1e-6
         settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = tolerance
         return clarabel, settings
