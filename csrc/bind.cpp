@@ -1,10 +1,12 @@
-// The Python face of the native core: the only file that knows Python. It converts, releases the GIL and calls api.h.
+// The Python face of the native core: with cone_kkt_bind.cpp, all that knows Python. It converts, releases the GIL and calls api.h.
 #include <pybind11/pybind11.h>
 
 #include "api.h"
 #include "bind.h"
 
 namespace py = pybind11;
+
+void bind_cone_kkt(py::module_& module);  // cone_kkt_bind.cpp
 
 namespace {
 
@@ -117,5 +119,6 @@ PYBIND11_MODULE(_C, module) {
   module.def("chain_float64", &chain<double>);
   module.def("block_mean_float32", &block_mean<float>);
   module.def("block_mean_float64", &block_mean<double>);
+  bind_cone_kkt(module);
   module.def("chain_workspace", &optl::chain_workspace, "Doubles of workspace a thread needs for rows of n.");
 }

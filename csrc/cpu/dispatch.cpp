@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "cpu/dispatch.h"
+
 namespace optl {
 
 bool uses(Accelerator accelerator) {
@@ -22,21 +24,6 @@ const char* isa() {
 #endif
   return "portable";
 }
-
-namespace {
-
-/// Calls `kernel` with the namespace that fits.
-#ifdef OPTL_DISPATCH_X86
-#define OPTL_DISPATCH(kernel, ...)                                    \
-  static const char* const chosen = isa();                            \
-  if (!std::strcmp(chosen, "avx512")) return avx512::kernel(__VA_ARGS__); \
-  if (!std::strcmp(chosen, "avx2")) return avx2::kernel(__VA_ARGS__);     \
-  return portable::kernel(__VA_ARGS__)
-#else
-#define OPTL_DISPATCH(kernel, ...) return portable::kernel(__VA_ARGS__)
-#endif
-
-}  // namespace
 
 int64_t qp_workspace(const QpSizes& sizes) { OPTL_DISPATCH(workspace_size, sizes); }
 

@@ -13,13 +13,11 @@ from .._base.pattern import Matrix
 from .._base.status import Status, solve_error
 from ..implicit import Adjoint, Implicit
 from ..implicit.opaque import opaque
-from ..implicit.rule import attach
 from ..solvers import Clarabel
 from ..solvers.conic import Cones, ConeSolver
-from .cone_blocks import project
 from .cone_data import Structure, absent_rows, cone_data, without_rows
 from .cone_point import Point, find_point
-from .cone_rule import cone_rule
+from .cone_rule import attach_point
 
 
 class ConeSolution(NamedTuple):
@@ -119,12 +117,13 @@ def solve_values(
     keep = solved.unsqueeze(-1)
     all_solved = can_read(solved) and bool(solved.all())
     data = [P, q, A, b]
-    if not all_solved:  # whatever is in the data of failed samples (NaN, say) must not reach a gradient
+    at = [point.x, point.v, point.s, point.z]
+    if not all_solved:  # whatever is in the data and the points of failed samples (NaN, say) must not reach a gradient
         data = [torch.where(keep, value, 0.0) for value in data]
-    x, v = attach(cone_rule(structure, adjoint), [point.x, point.v], [*data, point.w])
-    scaled = project(structure.cones, v)
-    s, z = scaled / point.w, point.w * (scaled - v)
-    s = torch.where(absent, torch.inf, s)
+        at[2:] = [torch.where(keep, value, 0.0) for value in at[2:]]
+    x, s, z = attach_point(structure, adjoint, at, [*data, point.w])
+    if not can_read(absent) or absent.any():
+        s = torch.where(absent, torch.inf, s)
     if not all_solved:
         x = torch.where(keep, x, torch.nan)
         s, z = torch.where(keep, s, point.s), torch.where(keep, z, point.z)

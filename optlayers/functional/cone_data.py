@@ -12,8 +12,10 @@ from torch import Tensor
 
 from .._base.checks import broadcast_batch, check_shape, check_tensors
 from .._base.pattern import Matrix, Pattern, is_sparse, read
+from .._native.cone_kkt import ConeKkt
 from ..solvers.conic import Cones
 from .cone_assembly import Assembly
+from .cone_plan import cone_kkt
 
 ABSENT = 1e18  # a row with s >= 0 and so large a right-hand side is no constraint: data files write 1e20 for infinity
 
@@ -61,6 +63,11 @@ class Structure:
     def assembly(self) -> Assembly:
         """How the sparse matrices of linear systems are put together."""
         return Assembly(self.cones, self.on_P, self.on_A)
+
+    @cached_property
+    def kkt(self) -> ConeKkt | None:
+        """The compiled refinement and derivative, where there is one."""
+        return cone_kkt(self.cones, self.on_P, self.on_A)
 
     @property
     def dense(self) -> bool:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from .._base.status import Status
+from .._native.cone_kkt import Refined
 from ..linear_solve.sparse import is_positive_semidefinite
 from ..solvers.conic import ConeProgram, ConeSolver
-from .cone_blocks import groups, interior
+from .cone_blocks import groups, interior, project
 from .cone_data import Full, Structure
 from .cone_rule import residual, terms
 from .cone_system import ConeSystem, samples_of
@@ -28,8 +29,8 @@ class Point(NamedTuple):
     x: Tensor
     v: Tensor  # w s - z / w
     w: Tensor  # units of the rows, a positive number a cone
-    s: Tensor  # certificate of DUAL_INFEASIBLE: -A d for a direction d
-    z: Tensor  # certificate of PRIMAL_INFEASIBLE
+    s: Tensor  # slacks; of DUAL_INFEASIBLE the certificate -A d for a direction d; NaN of other failures
+    z: Tensor  # multipliers; of PRIMAL_INFEASIBLE the certificate; NaN of other failures
     status: Tensor
     iterations: Tensor
     residuals: Tensor  # (B, 2): primal, dual
@@ -42,6 +43,9 @@ def find_point(structure: Structure, solver: ConeSolver, count: int, data: Seque
     m, n = structure.on_A.shape
     like = data[1]
     start = interior(structure.cones, like)
+    valid = _valid(structure, count, data)
+    if count and valid.all():
+        return Point(*(tensor.to(device) for tensor in _solve_valid(structure, solver, count, data)))
     end = Point(
         x=like.new_zeros(count, n),
         v=start.repeat(count, 1),
@@ -52,10 +56,9 @@ def find_point(structure: Structure, solver: ConeSolver, count: int, data: Seque
         iterations=like.new_zeros(count),
         residuals=like.new_full((count, 2), torch.inf),
     )
-    valid = _valid(structure, count, data)
     chosen = valid.nonzero().squeeze(-1)
     if len(chosen):
-        found = _solve_valid(structure, solver, len(chosen), data if valid.all() else samples_of(data, chosen))
+        found = _solve_valid(structure, solver, len(chosen), samples_of(data, chosen))
         for whole, part in zip(end, found, strict=True):
             whole[chosen] = part
     return Point(*(tensor.to(device) for tensor in end))
@@ -69,10 +72,12 @@ def _solve_valid(structure: Structure, solver: ConeSolver, count: int, data: Seq
     primal, dual = status == int(Status.PRIMAL_INFEASIBLE), status == int(Status.DUAL_INFEASIBLE)
     usable = torch.isfinite(torch.cat([x, s, z], -1)).all(-1) & ~primal & ~dual
 
-    zero = torch.zeros_like(x)
-    safe = [torch.where(usable.unsqueeze(-1), part, 0.0) for part in (x, s, z)]
-    w, at, v, residuals = _refined_in_good_units(structure, data, *safe)
+    safe = (x, s, z) if usable.all() else [torch.where(usable.unsqueeze(-1), part, 0.0) for part in (x, s, z)]
+    at, v, w, slack, multiplier, residuals = refined_point(structure, data, *safe)
     solved = usable & (residuals.amax(-1) <= solver.eps)
+    if solved.all():
+        return Point(at, v, w, slack, multiplier, x.new_zeros(len(x)), iterations.double(), residuals)
+    zero = torch.zeros_like(x)
     status = torch.where(~solved & (status == int(Status.SOLVED)), int(Status.NUMERICAL_ERROR), status)
     unit = interior(structure.cones, v)
     image = -on_A.mv(data[2], x)
@@ -80,8 +85,8 @@ def _solve_valid(structure: Structure, solver: ConeSolver, count: int, data: Seq
         x=torch.where(solved.unsqueeze(-1), at, zero),
         v=torch.where(solved.unsqueeze(-1), v, unit),
         w=torch.where(solved.unsqueeze(-1), w, 1.0),
-        s=_certificate(dual, image, x),
-        z=_certificate(primal, z, z),
+        s=torch.where(solved.unsqueeze(-1), slack, _certificate(dual, image, x)),
+        z=torch.where(solved.unsqueeze(-1), multiplier, _certificate(primal, z, z)),
         status=torch.where(solved, int(Status.SOLVED), status).double(),
         iterations=iterations.double(),
         residuals=torch.where(usable.unsqueeze(-1), residuals, torch.inf),
@@ -92,6 +97,15 @@ def _certificate(where: Tensor, value: Tensor, unit: Tensor) -> Tensor:
     """Scaled to a largest entry of one in `unit`; NaN for other samples."""
     size = unit.abs().amax(-1, keepdim=True) if unit.shape[-1] else unit.new_ones(len(unit), 1)
     return torch.where(where.unsqueeze(-1), value / torch.where(size > 0, size, 1.0), torch.nan)
+
+
+def refined_point(structure: Structure, data: Sequence[Tensor], x: Tensor, s: Tensor, z: Tensor) -> Refined:
+    """A solver's points, all numbers, refined and judged: compiled, or by the same steps in torch."""
+    if structure.kkt is not None:
+        return structure.kkt.refine(len(x), data, x, s, z)
+    w, at, v, residuals = _refined_in_good_units(structure, data, x, s, z)
+    scaled = project(structure.cones, v)
+    return Refined(at, v, w, scaled / w, w * (scaled - v), residuals)
 
 
 def _refined_in_good_units(
@@ -191,6 +205,8 @@ def _largest(value: Tensor) -> Tensor:
 
 def _valid(structure: Structure, count: int, data: Sequence[Tensor]) -> Tensor:
     """``(count)``: data are finite, and P is positive semidefinite up to rounding."""
+    if structure.kkt is not None and count:
+        return structure.kkt.valid(data).expand(count)
     valid = torch.ones(count, dtype=torch.bool)
     for tensor in data:
         valid = valid & torch.isfinite(tensor).all(-1)

@@ -44,6 +44,10 @@ class ConeSystem:
         image = self.w * self.on_A.mv(self.A, dx)
         return dx, r2 - image - self.spectrum.vector(self.root * u[:, n:]), error
 
+    def derivative(self, r: Tensor) -> Tensor:
+        """``D r`` for the derivative ``D`` of the projection."""
+        return self.spectrum.vector(self.spectrum.lam * self.spectrum.coordinates(r))
+
     def _back(self, r: Tensor) -> Tensor:
         return self.on_A.transposed().mv(self.A, self.w * r)
 
