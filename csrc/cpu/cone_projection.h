@@ -32,7 +32,9 @@ double bracketed_root(const Fn& fn, double lower, double upper) {
     if (f.value > 0) upper = x;
     const double newton = std::min(std::max(x - f.value / f.slope, lower), upper);  // the root may be an end
     const double length = std::fabs(newton - x), still = kStill * (1 + std::fabs(x));
-    const double next = length < 0.75 * last || length <= still ? newton : (lower + upper) / 2;
+    // Where the function is flat, rounding may turn its slope, and a step out of the bracket would end as none.
+    const bool fits = f.slope > 0 && (length < 0.75 * last || length <= still);
+    const double next = fits ? newton : (lower + upper) / 2;
     last = std::fabs(next - x), x = next;
     if (!(last > still)) break;
   }

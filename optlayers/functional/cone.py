@@ -109,7 +109,7 @@ def solve_values(
     """The programs whose values ``P, q, A, b`` on the patterns are ``(count or 1, *)`` float64; nothing is thrown."""
     P, q, A, b = data
     absent = absent_rows(structure, b)
-    if not can_read(absent) or absent.any():
+    if absent is not None:
         A, b = without_rows(structure, A, b, absent)
     point = Point(*opaque(lambda size, data: find_point(structure, solver, size, data), count, [P, q, A, b]))
     status, iterations = point.status.long(), point.iterations.long()
@@ -122,7 +122,7 @@ def solve_values(
         data = [torch.where(keep, value, 0.0) for value in data]
         at[2:] = [torch.where(keep, value, 0.0) for value in at[2:]]
     x, s, z = attach_point(structure, adjoint, at, [*data, point.w])
-    if not can_read(absent) or absent.any():
+    if absent is not None:
         s = torch.where(absent, torch.inf, s)
     if not all_solved:
         x = torch.where(keep, x, torch.nan)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._base.checks import broadcast_batch, check_shape, check_tensors
+from .._base.loop import can_read
 from .._base.pattern import Matrix, Pattern, is_sparse, read
 from .._native.cone_kkt import ConeKkt
 from ..solvers.conic import Cones
@@ -51,9 +52,9 @@ class _Transposed(Full):
         return self.base.dense(values).mT
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Structure:
-    """What the samples of a batch have in common."""
+    """What the samples of a batch have in common; what follows from it is found once, see :func:`structure_of`."""
 
     cones: Cones
     on_P: Pattern
@@ -78,6 +79,22 @@ class Structure:
         return given or size <= 100 or entries > 0.2 * size**2
 
 
+@lru_cache(maxsize=64)
+def structure_of(cones: Cones, on_P: Pattern, on_A: Pattern) -> Structure:
+    """The structure of these very patterns, the same for every call."""
+    return Structure(cones, on_P, on_A)
+
+
+@lru_cache(maxsize=64)
+def _full(shape: tuple[int, int]) -> Full:
+    return Full(shape)
+
+
+@lru_cache(maxsize=64)
+def _pattern(rows: bytes, cols: bytes, shape: tuple[int, int]) -> Pattern:
+    return Pattern(np.frombuffer(bytearray(rows), np.int64), np.frombuffer(bytearray(cols), np.int64), shape)
+
+
 class ConeData(NamedTuple):
     """Checked arguments: tensors are ``P (*, nnz), q (*, n), A (*, nnz), b (*, m)``, `*` being the batch size or 1."""
 
@@ -96,7 +113,7 @@ def cone_data(P: Matrix | None, q: Tensor, A: Matrix, b: Tensor, cones: Cones) -
     n, m = q.shape[-1], cones.rows
     check_shape("solve_cone", "b", b, (m,), f"since cones has {m} rows")
     on_A, values_A = _read("A", A, q, (m, n), f"since cones has {m} rows and q has {n} entries")
-    on_P, values_P = Pattern(np.zeros(0, int), np.zeros(0, int), (n, n)), q.new_zeros(0)
+    on_P, values_P = _pattern(b"", b"", (n, n)), q.new_zeros(0)
     if P is not None:
         on_P, values_P = _read("P", P, q, (n, n), f"since q has {n} entries")
     named: dict[str, Tensor | None] = {"P": values_P, "q": q, "A": values_A, "b": b}
@@ -106,7 +123,7 @@ def cone_data(P: Matrix | None, q: Tensor, A: Matrix, b: Tensor, cones: Cones) -
         raise ValueError(f"solve_cone: sparse matrices must be on the CPU; got tensors on {device}. Move them first.")
     batch = broadcast_batch("solve_cone", {name: (values, 1) for name, values in zip(named, tensors, strict=True)})
     flat = [_flatten(tensor, batch) for tensor in tensors]
-    return ConeData(Structure(cones, on_P, on_A), batch, [tensor.double() for tensor in flat], dtype)
+    return ConeData(structure_of(cones, on_P, on_A), batch, [tensor.double() for tensor in flat], dtype)
 
 
 def _read(name: str, matrix: Any, like: Tensor, shape: tuple[int, int], because: str) -> tuple[Pattern, Tensor]:
@@ -116,8 +133,9 @@ def _read(name: str, matrix: Any, like: Tensor, shape: tuple[int, int], because:
         )
     check_shape("solve_cone", name, matrix, shape, because)
     if is_sparse(matrix):
-        return read("solve_cone", name, matrix, like)
-    return Full(shape), matrix.flatten(-2)
+        pattern, values = read("solve_cone", name, matrix, like)
+        return _pattern(pattern.rows.tobytes(), pattern.cols.tobytes(), shape), values
+    return _full(shape), matrix.flatten(-2)
 
 
 def _flatten(tensor: Tensor, batch: torch.Size) -> Tensor:
@@ -127,12 +145,16 @@ def _flatten(tensor: Tensor, batch: torch.Size) -> Tensor:
     return tensor.expand(*batch, *size).reshape(batch.numel(), *size)
 
 
-def absent_rows(structure: Structure, b: Tensor) -> Tensor:
-    """``(*, m)`` bool: rows that are no constraint."""
+def absent_rows(structure: Structure, b: Tensor) -> Tensor | None:
+    """``(*, m)`` bool: rows that are no constraint; None if there surely are none."""
     cones = structure.cones
-    inside = torch.zeros(cones.rows, dtype=torch.bool, device=b.device)
-    inside[cones.zero : cones.zero + cones.nonneg] = True
-    return inside & (b.detach() >= ABSENT)
+    inside = slice(cones.zero, cones.zero + cones.nonneg)
+    absent = b.detach()[..., inside] >= ABSENT
+    if can_read(absent) and not absent.any():
+        return None
+    whole = torch.zeros_like(b, dtype=torch.bool)
+    whole[..., inside] = absent
+    return whole
 
 
 def without_rows(structure: Structure, A: Tensor, b: Tensor, absent: Tensor) -> tuple[Tensor, Tensor]:

@@ -42,13 +42,13 @@ def find_point(structure: Structure, solver: ConeSolver, count: int, data: Seque
     data = [tensor.cpu() for tensor in data]
     m, n = structure.on_A.shape
     like = data[1]
-    start = interior(structure.cones, like)
     valid = _valid(structure, count, data)
     if count and valid.all():
-        return Point(*(tensor.to(device) for tensor in _solve_valid(structure, solver, count, data)))
+        found = _solve_valid(structure, solver, count, data)
+        return found if device.type == "cpu" else Point(*(tensor.to(device) for tensor in found))
     end = Point(
         x=like.new_zeros(count, n),
-        v=start.repeat(count, 1),
+        v=interior(structure.cones, like).repeat(count, 1),
         w=like.new_ones(count, m),
         s=like.new_full((count, m), torch.nan),
         z=like.new_full((count, m), torch.nan),

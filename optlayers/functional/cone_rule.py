@@ -119,9 +119,9 @@ class PlainRule(ResidualRule):
 def attach_point(
     structure: Structure, adjoint: Implicit, point: Sequence[Tensor], args: Sequence[Tensor]
 ) -> list[Tensor]:
-    """``x, s, z`` of ``point = (x, v, s, z)`` with their derivatives with respect to ``P, q, A, b``."""
+    """``x, s, z`` of ``point = (x, v, s, z)``, new tensors, with their derivatives with respect to ``P, q, A, b``."""
     if adjoint.linear_solve is None:
-        x, _, s, z = attach(ConeRule(structure), point, args)
+        x, _, s, z = attach(ConeRule(structure), point, args, fresh=True)
         return [x, s, z]
     x, v = attach(PlainRule(structure, adjoint.linear_solve), point[:2], args)
     scaled, w = project(structure.cones, v), args[4]

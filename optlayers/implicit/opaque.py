@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_legacy_batchedtensor
 
+from .tracking import paused, transformed
+
 
 class _Opaque(torch.autograd.Function):
     """``fn`` of tensors with one batch dimension, of size `count`, or 1 where a tensor is shared by the batch.
@@ -60,4 +62,7 @@ def opaque(fn: Callable[[int, list[Tensor]], Sequence[Tensor]], count: int, tens
             "optlayers: is_grads_batched=True (and vectorize=True) map by an old vmap that cannot be looked behind, as "
             "this solver must. Use torch.func.jacrev or torch.func.vmap."
         )
+    if not transformed():
+        with paused():
+            return list(fn(count, [tensor.detach() for tensor in tensors]))
     return list(_Opaque.apply(fn, count, *tensors))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -55,7 +56,7 @@ class Cones:
         """The number of rows."""
         return self.starts[-1]
 
-    @property
+    @cached_property
     def starts(self) -> tuple[int, ...]:
         """Where the rows of each field start; the last is the number of rows."""
         psd = sum(k * (k + 1) // 2 for k in self.psd)
