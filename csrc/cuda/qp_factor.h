@@ -183,10 +183,10 @@ class Factor {
         double* const row = H_ + i * ld_ + j;
         double known[kPanel];
         for (int c = 0; c < kPanel; ++c) known[c] = row[c];
-OPTL_UNROLL
+OPTL_DEVICE_UNROLL
         for (int c = 0; c < kPanel; ++c) {
           double v = 0;
-OPTL_UNROLL
+OPTL_DEVICE_UNROLL
           for (int s = 0; s <= c; ++s) v += known[s] * inverse[c * kInverse + s];
           row[c] = slab(c, i) = v;
         }
@@ -203,9 +203,9 @@ OPTL_UNROLL
     Block& block = *q.block;
     const int lane = block.thread(), size = width(j);
     double row[kPanel];
-OPTL_UNROLL
+OPTL_DEVICE_UNROLL
     for (int c = 0; c < kPanel; ++c) row[c] = lane < size && c <= lane ? H_[(j + lane) * ld_ + j + c] : 0;
-OPTL_UNROLL
+OPTL_DEVICE_UNROLL
     for (int c = 0; c < kPanel; ++c) {
       if (c < size) {
         double* const column = pivots_ + c % 2 * kPanel;  // two in turn: nobody writes to what another still reads
@@ -214,13 +214,13 @@ OPTL_UNROLL
         if (!(column[c] > 0) || std::isinf(column[c])) return false;
         const double scale = 1 / std::sqrt(column[c]);
         row[c] *= scale;
-OPTL_UNROLL
+OPTL_DEVICE_UNROLL
         for (int b = c + 1; b < kPanel; ++b) {
           if (b <= lane && lane < size) row[b] -= row[c] * (column[b] * scale);
         }
       }
     }
-OPTL_UNROLL
+OPTL_DEVICE_UNROLL
     for (int c = 0; c < kPanel; ++c) {
       if (lane < size && c <= lane) H_[(j + lane) * ld_ + j + c] = row[c];
     }
@@ -228,10 +228,10 @@ OPTL_UNROLL
     // Lane c solves for column c of the inverse.
     double* const inverse = inverse_ + j * kInverse;
     if (lane < kPanel) {
-OPTL_UNROLL
+OPTL_DEVICE_UNROLL
       for (int r = 0; r < kPanel; ++r) {
         double v = r == lane && r < size ? 1 : 0;
-OPTL_UNROLL
+OPTL_DEVICE_UNROLL
         for (int s = 0; s < r; ++s) {
           if (s >= lane && r < size) v -= H_[(j + r) * ld_ + j + s] * row[s];
         }

@@ -7,12 +7,12 @@
 #define OPTL_HD __host__ __device__
 #define OPTL_DEVICE __device__
 #define OPTL_DEVICE_CALL __device__ __noinline__  // called from many places: keeps the code, and compile times, small
-#define OPTL_UNROLL _Pragma("unroll")  // of loops over arrays that are to be registers
+#define OPTL_DEVICE_UNROLL _Pragma("unroll")  // of loops over arrays that are to be registers
 #else
 #define OPTL_HD
 #define OPTL_DEVICE
 #define OPTL_DEVICE_CALL
-#define OPTL_UNROLL
+#define OPTL_DEVICE_UNROLL
 #endif
 
 namespace optl {
