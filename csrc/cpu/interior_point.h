@@ -33,37 +33,41 @@ class InteriorPoint {
       : q(sizes, arena), factor(q.n, arena), it(q, arena), move(q, arena), trial_(q, arena), last_(q, arena),
         active_set_(q, arena) {
     r_x_ = arena.take(q.ld), Qx_ = arena.take(q.ld), leak_ = arena.take(q.ld), ray_x = arena.take(q.ld);
-    for (double** v : {&r_row_, &weight_, &barrier_, &r_gap_, &pull_, &rows_, &Cx_, &start_, &proof}) *v = arena.take(q.N);
+    for (double** v : {&r_row_, &weight_, &r_gap_, &pull_, &rows_, &Cx_, &start_, &proof}) *v = arena.take(q.N);
     guess_ = reinterpret_cast<bool*>(arena.take(q.N)), refused_ = reinterpret_cast<bool*>(arena.take(q.N));
     active_ = reinterpret_cast<bool*>(arena.take(q.N));
   }
 
-  /// The loop (IPM-5..15), on an equilibrated program.
-  Status run(double eps, int64_t max_steps) {
+  /// The loop (IPM-5..15), on an equilibrated program; `rounded` if its data came as floats.
+  Status run(double eps, int64_t max_steps, bool rounded) {
     count_ = std::count(q.kind, q.kind + q.N, rules::kInequality);
     bool unbounded = false;  // a ray was found; what is left to see is whether there is a feasible point
     has_refused_ = false, allowed_ = static_cast<int64_t>(rules::kUnclear * static_cast<double>(count_));
     const auto solved = [&] { return unbounded ? kDualInfeasible : kSolved; };
     quick_ = q.n >= rules::kQuickSize && uses(Accelerator::kFloats);
+    active_set_.quick = quick_ && rounded && q.n >= rules::kQuickPolish;
     if (!start()) return kNumericalError;
     for (int64_t step = 0;; ++step) {
       norms = residuals(it);
       if (norms.worst() <= eps) {
         for (int64_t i = 0; i < q.N; ++i) guess_[i] = is_equality(i) || (is_inequality(i) && it.dual[i] > it.s[i]);
+        active_set_.quick = false;
         polish(rules::most(norms.worst(), rules::kPolished), 1);
         return solved();
       }
       if (step == max_steps) return unbounded ? kDualInfeasible : kMaxSteps;
 
       if (mean_gap(0) < rules::kQuickGap) quick_ = false;
-      if (!factor_step()) return failed(unbounded);
+      if (!factor_at([&](int64_t i) { return rules::weight(q.kind[i], it.s[i], it.dual[i], delta_); })) {
+        return failed(unbounded);
+      }
       for (int64_t i = 0; i < q.N; ++i) r_gap_[i] = it.s[i] * it.dual[i];
       // Near a degenerate vertex the proximal terms hold the multipliers back, the violation stays behind the gap, and
       // the slacks that have vanished meanwhile jam every step. There the step is refined to the one without them.
       refinements_ = norms.primal > norms.gap && norms.gap < rules::kLagging ? rules::kStepRefinements : 0;
       direction();
       if (promising(guess())) {
-        if (polish(rules::kPolished, rules::kFlips)) return solved();
+        if (polish(active_set_.quick ? rules::kQuickPolished : rules::kPolished, rules::kFlips)) return solved();
         residuals(it);  // the polish has overwritten them
       }
       correct();
@@ -71,7 +75,7 @@ class InteriorPoint {
       if (!finite()) return failed(unbounded);
 
       if (proves_infeasible(it) || proves_infeasible(move)) return kPrimalInfeasible;
-      if (!unbounded && (proves_unbounded(it) || proves_unbounded(move))) {
+      if (!unbounded && (proves_unbounded(it.x, Cx_) || proves_unbounded(move.x, nullptr))) {
         unbounded = true;
         look_for_feasible();
       } else {
@@ -88,7 +92,7 @@ class InteriorPoint {
   Iterate trial_, last_;
   ActiveSet active_set_;
   double *r_x_, *r_row_, *Qx_, *Cx_;  // of the iterate that `residuals` was asked about last
-  double *weight_, *barrier_, *r_gap_, *pull_, *rows_, *start_, *leak_;
+  double *weight_, *r_gap_, *pull_, *rows_, *start_, *leak_;
   bool *guess_, *refused_, *active_;
   int64_t count_ = 0, allowed_ = 0;
   double delta_ = rules::kDelta;
@@ -98,14 +102,12 @@ class InteriorPoint {
 
   static Status failed(bool unbounded) { return unbounded ? kDualInfeasible : kNumericalError; }
 
-  /// Weights and factor (IPM-6) at the iterate; in floats as long as they serve.
-  bool factor_step() {
+  /// Factor (IPM-6) for the weights that weigh(row) says, which may depend on delta_; in floats as long as they serve.
+  template <class Weigh>
+  bool factor_at(const Weigh& weigh) {
     for (;;) {
       delta_ = quick_ ? rules::kQuickDelta : rules::kDelta;
-      for (int64_t i = 0; i < q.N; ++i) {
-        weight_[i] = rules::weight(q.kind[i], it.s[i], it.dual[i], delta_);
-        barrier_[i] = it.s[i] + delta_ * it.dual[i];
-      }
+      for (int64_t i = 0; i < q.N; ++i) weight_[i] = weigh(i);
       if (!quick_) return q.factor(weight_, factor);
       if (q.quick_factor(weight_, factor)) return true;
       quick_ = false;
@@ -114,11 +116,8 @@ class InteriorPoint {
 
   /// The minimiser of the objective plus half the squared violation, pushed inside the cone (IPM-4).
   bool start() {
-    for (int64_t i = 0; i < q.N; ++i) {
-      weight_[i] = is_equality(i) ? 1 / rules::kDelta : is_inequality(i) ? 1 : 0;
-      pull_[i] = weight_[i] * q.c[i];
-    }
-    if (!q.factor(weight_, factor)) return false;
+    if (!factor_at([&](int64_t i) { return is_equality(i) ? 1 / delta_ : is_inequality(i) ? 1 : 0; })) return false;
+    for (int64_t i = 0; i < q.N; ++i) pull_[i] = weight_[i] * q.c[i];
     q.adjoint(pull_, it.x);
     for (int64_t j = 0; j < q.ld; ++j) it.x[j] -= q.p[j];
     factor.solve(it.x);
@@ -156,7 +155,7 @@ class InteriorPoint {
   /// Newton step towards zero residuals and s z = s z - r_gap, into `move` (IPM-7).
   void direction() {
     for (int64_t i = 0; i < q.N; ++i) {
-      pull_[i] = is_inequality(i) ? r_gap_[i] / barrier_[i] : 0;
+      pull_[i] = is_inequality(i) ? r_gap_[i] / (it.s[i] + delta_ * it.dual[i]) : 0;
       rows_[i] = weight_[i] * r_row_[i] - pull_[i];
     }
     q.adjoint(rows_, move.x);
@@ -273,6 +272,9 @@ class InteriorPoint {
     return count;
   }
 
+  /// Active sets are for doubles from here on, the one that floats have failed on among them. Always false.
+  bool no_more_floats() { return active_set_.quick = has_refused_ = false; }
+
   /// Solve on the guessed active set, at most `flips` times corrected (IPM-11, IPM-12). If the residual is good enough,
   /// the solution becomes the iterate.
   bool polish(double tolerance, int flips) {
@@ -282,12 +284,12 @@ class InteriorPoint {
     std::copy(Cx_, Cx_ + q.N, start_);
     for (int64_t wrong = q.N + 1;; --flips) {
       for (int64_t i = 0; i < q.N; ++i) {
-        a.weight[i] = active_[i] ? 1 / rules::kDelta : 0;
+        a.weight[i] = active_[i] ? a.full() : 0;
         a.r_row[i] = active_[i] ? q.c[i] - start_[i] : 0;
       }
-      if (!a.start(q)) return false;
-      // What is far on the wrong side shows before the refinement.
-      int64_t now = flip(a.new_dual, a.new_moved, rules::kRough);
+      if (!a.start(q)) return a.quick ? no_more_floats() : false;
+      // What is far on the wrong side shows before the refinement, to which floats leave more.
+      int64_t now = a.quick ? 0 : flip(a.new_dual, a.new_moved, rules::kRough);
       if (now == 0) {
         a.refine(q);
         for (int64_t j = 0; j < q.ld; ++j) trial_.x[j] = it.x[j] + a.dx[j];
@@ -303,7 +305,8 @@ class InteriorPoint {
           return true;
         }
         q.rows(a.dx, rows_);
-        now = flip(a.dual, rows_, rules::kSign);
+        now = flip(a.dual, rows_, a.quick ? rules::kQuickPolished : rules::kSign);
+        if (now == 0 && a.quick) return no_more_floats();  // the set is right, but not the numbers
       }
       if (now == 0 || 2 * now > wrong || flips == 0) return false;
       wrong = now;
@@ -340,26 +343,25 @@ class InteriorPoint {
     return evidence_against_x().excludes(rules::kCertificate);
   }
 
-  /// Whether x is a direction of descent without end (IPM-15); it is kept in ray_x.
-  bool proves_unbounded(const Iterate& candidate) {
+  /// Whether x is a direction of descent without end (IPM-15); it is kept in ray_x. Cx may be known already.
+  bool proves_unbounded(const double* x, const double* Cx) {
     rules::Evidence out;
     double total = 0;
     for (int64_t j = 0; j < q.n; ++j) {
-      const double descent = -(q.p[j] + Qx_[j]) * candidate.x[j];
-      total += std::fabs(candidate.x[j]);
+      const double descent = -(q.p[j] + Qx_[j]) * x[j];
+      total += std::fabs(x[j]);
       out.size += std::fabs(descent);
       out.gain += descent;
     }
     if (!(out.gain > 0)) return false;
-    q.quadratic(candidate.x, leak_);
-    q.rows(candidate.x, rows_);
-    out.leak = largest(leak_, q.n);
-    for (int64_t i = 0; i < q.N; ++i) {
-      out.leak = rules::most(out.leak, is_inequality(i) ? rows_[i] : std::fabs(rows_[i]));
-    }
+    if (!Cx) q.rows(x, rows_), Cx = rows_;
+    for (int64_t i = 0; i < q.N; ++i) out.leak = rules::most(out.leak, is_inequality(i) ? Cx[i] : std::fabs(Cx[i]));
     out.scale = rules::most(out.size / rules::most(total, rules::kTiny), 1);
+    if (!out.excludes(rules::kCertificate)) return false;  // by the rows alone, mostly
+    q.quadratic(x, leak_);
+    out.leak = rules::most(out.leak, largest(leak_, q.n));
     if (!out.excludes(rules::kCertificate)) return false;
-    std::copy(candidate.x, candidate.x + q.n, ray_x);
+    std::copy(x, x + q.n, ray_x);
     return true;
   }
 

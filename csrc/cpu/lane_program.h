@@ -10,7 +10,7 @@
 namespace optl::OPTL_ISA {
 
 /// Beyond, the tiles of cholesky.h run faster on one program than lanes on many: measured with AVX2.
-inline constexpr int64_t kLaneLimit = 50;
+inline constexpr int64_t kLaneLimit = 24;
 
 inline bool use_lanes(const QpSizes& sizes) { return sizes.batch > 1 && sizes.n <= kLaneLimit; }
 

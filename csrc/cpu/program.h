@@ -114,9 +114,9 @@ struct Program {
     for (int64_t i = 0; i < dense; ++i) row[i] = rules::divide(1, largest(C + i * ld, n));
     for (int pass = 0; pass < rules::kRuizPasses; ++pass) {
       for (int64_t j = 0; j < ld; ++j) size[j] = scratch[j] = 0;
-      // Q is symmetric: the largest entries of its columns, scaled by the rows they stand in.
-      raise(Q, n, column, size, [](int64_t, double) {});
-      raise(C, dense, row, scratch, [&](int64_t i, double most) {
+      // Q is symmetric: one triangle tells the largest entries of columns, scaled by the rows they stand in.
+      raise(Q, n, true, column, size, [&](int64_t i, double most) { size[i] = rules::most(size[i], most); });
+      raise(C, dense, false, row, scratch, [&](int64_t i, double most) {
         row[i] = rules::divide(row[i], std::sqrt(row[i] * most));
       });
       for (int64_t j = 0; j < n; ++j) {
@@ -200,17 +200,18 @@ struct Program {
     return top;
   }
 
-  /// out_j <- max_i scale_i |a_ij|, and found(i, max_j |a_ij| column_j).
+  /// out_j <- max_i scale_i |a_ij|, and found(i, max_j |a_ij| column_j); of the upper triangle if that is enough.
   template <class Found>
-  void raise(const double* a, int64_t rows, const double* scale, double* out, const Found& found) const {
+  void raise(const double* a, int64_t rows, bool upper_half, const double* scale, double* out, const Found& found) const {
     double top[4];
     int64_t i = 0;
+    const auto first = [&] { return upper_half ? i - i % kWidth : 0; };
     for (; i + 4 <= rows; i += 4) {
-      largest_scaled<4>(a + i * ld, ld, column, scale + i, out, top);
+      largest_scaled<4>(a + i * ld, ld, first(), column, scale + i, out, top);
       for (int r = 0; r < 4; ++r) found(i + r, top[r]);
     }
     for (; i < rows; ++i) {
-      largest_scaled<1>(a + i * ld, ld, column, scale + i, out, top);
+      largest_scaled<1>(a + i * ld, ld, first(), column, scale + i, out, top);
       found(i, top[0]);
     }
   }
@@ -258,9 +259,10 @@ struct Program {
 };
 
 /// The system of some rows as equalities, regularised and refined (IPM-11): Q dx + C_a' dual = r_x, C_a dx = r_row for
-/// the rows a with weight 1/delta, others having weight 0. r_x (padded) and r_row (0 at the others) are inputs.
+/// the rows a with weight full(), others having weight 0. r_x (padded) and r_row (0 at the others) are inputs.
 struct ActiveSet {
   Factor factor;
+  bool quick = false;                    // factor in floats: more refinement, to an accuracy that is enough for them
   double *r_x, *r_row, *weight;
   double *dx, *dual;                     // the solution
   double *new_x, *new_dual, *new_moved;  // what the last step has led to; new_moved = C new_x, at all rows
@@ -270,9 +272,11 @@ struct ActiveSet {
     for (double** v : {&r_row, &weight, &dual, &new_dual, &new_moved, &moved_, &e_row_}) *v = arena.take(q.N);
   }
 
+  double full() const { return 1 / (quick ? rules::kQuickDelta : rules::kDelta); }
+
   /// Factor and take the first step, which solves the system up to its regularisation. False if there is no factor.
   bool start(Program& q) {
-    if (!q.factor(weight, factor)) return false;
+    if (!(quick ? q.quick_factor(weight, factor) : q.factor(weight, factor))) return false;
     for (int64_t j = 0; j < q.ld; ++j) dx[j] = 0, e_x_[j] = r_x[j];
     for (int64_t i = 0; i < q.N; ++i) dual[i] = moved_[i] = 0, e_row_[i] = r_row[i];
     step(q);
@@ -282,7 +286,9 @@ struct ActiveSet {
   /// Refine, from zero and the first step on: so a consistent singular system ends at its solution of least norm.
   /// Returns the max-norm of the residual.
   double refine(const Program& q) {
+    const int passes = quick ? rules::kQuickRefinements : rules::kRefinements;
     double best = rules::larger(largest(r_x, q.n), largest(r_row, q.N));
+    const double enough = quick ? 0.1 * rules::kQuickPolished * best : 0;
     for (int pass = 1;; ++pass) {
       q.quadratic(new_x, e_x_);
       q.adjoint(new_dual, step_);
@@ -295,7 +301,7 @@ struct ActiveSet {
       std::copy(new_moved, new_moved + q.N, moved_);
       const bool worthwhile = error < 0.5 * best;
       best = error;
-      if (!worthwhile || error == 0 || pass == rules::kRefinements) return best;
+      if (!worthwhile || error <= enough || pass == passes) return best;
       step(q);
     }
   }

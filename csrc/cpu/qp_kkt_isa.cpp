@@ -66,11 +66,18 @@ void solve_sample(const QpSizes& sizes, const QpKkt<T>& in, const QpKktResult<T>
   q.scale();
   for (int64_t j = 0; j < q.n; ++j) system.r_x[j] *= q.cost * q.column[j];
   for (int64_t i = 0; i < q.N; ++i) {
-    system.weight[i] = q.kind[i] ? 1 / rules::kDelta : 0;
     if (q.kind[i]) system.r_row[i] *= q.row[i];
   }
   const double size = rules::larger(largest(system.r_x, q.n), largest(system.r_row, q.N));
-  *out.error[b] = static_cast<T>(rules::divide(system.solve(q), size));
+  const auto solve = [&](bool quick) {
+    system.quick = quick;
+    for (int64_t i = 0; i < q.N; ++i) system.weight[i] = q.kind[i] ? system.full() : 0;
+    return rules::divide(system.solve(q), size);
+  };
+  const bool rounded = sizeof(T) == sizeof(float) && q.n >= rules::kQuickSize && uses(Accelerator::kFloats);
+  double error = solve(rounded);
+  if (rounded && !(error <= rules::kQuickPolished)) error = solve(false);
+  *out.error[b] = static_cast<T>(error);
   for (int64_t j = 0; j < q.n; ++j) out.d_x[b][j] = static_cast<T>(q.column[j] * system.dx[j]);
   const auto multiplier = [&](int64_t i) { return static_cast<T>(q.row[i] * system.dual[i] / q.cost); };
   for (row = 0; row < q.k; ++row) out.d_y[b][row] = multiplier(row);

@@ -114,7 +114,7 @@ void solve_sample(const QpSizes& sizes, const QpProblem<T>& in, double eps, int6
       q.load_rows(in.p[b], 1, q.p);
       q.scale();
       load_right_hand_sides(sizes, in, b, q);
-      status = run.run(eps, max_steps);
+      status = run.run(eps, max_steps, sizeof(T) == sizeof(float));
     }
   }
   *out.status[b] = status;

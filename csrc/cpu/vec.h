@@ -228,13 +228,19 @@ inline Vec absolute(const Vec& v) {
 /// Whether every entry is a number; 0 * v is NaN for those that are not.
 template <class S>
 inline bool finite(const S* v, int64_t n) {
-  auto sum = splat(S(0));
-  const auto zero = sum;
+  constexpr int kSums = 4;
+  const auto zero = splat(S(0));
+  typename Simd<S>::Type sum[kSums];
+  OPTL_UNROLL for (int r = 0; r < kSums; ++r) sum[r] = zero;
   int64_t i = 0;
-  for (; i + kLanes<S> <= n; i += kLanes<S>) sum = multiply_add(zero, load(v + i), sum);
+  for (; i + kSums * kLanes<S> <= n; i += kSums * kLanes<S>) {
+    OPTL_UNROLL for (int r = 0; r < kSums; ++r) sum[r] = multiply_add(zero, load(v + i + r * kLanes<S>), sum[r]);
+  }
   S total = 0;
   for (; i < n; ++i) total += 0 * v[i];
-  for (int l = 0; l < kLanes<S>; ++l) total += sum[l];
+  for (int r = 0; r < kSums; ++r) {
+    for (int l = 0; l < kLanes<S>; ++l) total += sum[r][l];
+  }
   return total == 0;
 }
 
@@ -253,12 +259,14 @@ inline double largest(const double* v, int64_t n) {
   return top + check;
 }
 
-/// R rows a_i of padded length ld: top_i = max_j |a_ij| b_j for b >= 0, and out_j <- max(out_j, scale_i |a_ij|).
+/// R rows a_i, `ld` apart, from column `first` to the end: top_i = max_j |a_ij| b_j for b >= 0, and
+/// out_j <- max(out_j, scale_i |a_ij|).
 template <int R>
-inline void largest_scaled(const double* a, int64_t ld, const double* b, const double* scale, double* out, double* top) {
+inline void largest_scaled(const double* a, int64_t ld, int64_t first, const double* b, const double* scale, double* out,
+                           double* top) {
   Vec lane[R], factor[R];
   for (int r = 0; r < R; ++r) lane[r] = splat(0.0), factor[r] = splat(scale[r]);
-  for (int64_t j = 0; j < ld; j += kWidth) {
+  for (int64_t j = first; j < ld; j += kWidth) {
     const Vec column = load(b + j);
     Vec raised = load(out + j);
     for (int r = 0; r < R; ++r) {

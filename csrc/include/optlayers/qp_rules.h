@@ -15,8 +15,12 @@ inline constexpr double kDelta = 1e-7;
 // While the gap is above kQuickGap, floats are accurate enough for the steps, with terms that fit them (IPM-22).
 inline constexpr double kQuickGap = 1e-2, kQuickRho = 1e-5, kQuickDelta = 1e-3, kQuickLength = 0.1;
 inline constexpr int64_t kQuickSize = 51;  // variables from which on that pays
+// Of data that came as floats, active sets are factored in floats too (polishing them from kQuickPolish variables on),
+// and refined to this residual.
+inline constexpr int64_t kQuickPolish = 150;
+inline constexpr double kQuickPolished = 1e-10;
 inline constexpr int kRuizPasses = 5;
-inline constexpr int kRefinements = 6;
+inline constexpr int kRefinements = 6, kQuickRefinements = 12;
 inline constexpr double kLagging = 1e-3;      // once the gap is below this, the violation should be below the gap
 inline constexpr double kBalance = 1e-3;      // where it is not: least gap aimed at, relative to the violation
 inline constexpr int kStepRefinements = 12;   // and refinements of the step
