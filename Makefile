@@ -14,7 +14,7 @@ EDITABLE := --no-build-isolation --config-settings=build-dir=build/editable \
 # With directories, whose time changes when a file is added or removed.
 NATIVE := CMakeLists.txt $(shell find cmake csrc)
 
-.PHONY: help build demo test lint format types docs bench clean
+.PHONY: help build demo test lint format types docs bench gpu clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -45,6 +45,13 @@ docs: $(STAMPS)/docs  ## the HTML pages in docs/_build/html; warnings are errors
 
 bench: $(STAMPS)/bench  ## time this library beside its peers
 	$(BIN)/python benchmarks/qp.py $(ARGS)
+
+gpu: $(STAMPS)/bench $(STAMPS)/test  ## on a machine with a GPU: its tests, memcheck and racecheck of the kernels, benchmark
+	DEVICE=cuda $(BIN)/python -m pytest tests/test_device.py tests/test_cuda_kernels.py
+	for tool in memcheck racecheck; do \
+	  DEVICE=cuda compute-sanitizer --tool $$tool --error-exitcode 1 --target-processes all \
+	    $(BIN)/python -m pytest -q tests/test_cuda_kernels.py -k "reference or singular" || exit 1; done
+	$(BIN)/python benchmarks/gpu.py --markdown benchmarks/results/$$(date +%F)-qp-gpu.md $(ARGS)
 
 clean:  ## everything that make made
 	rm -rf $(VENV) build docs/_build .pytest_cache .ruff_cache .hypothesis
