@@ -67,6 +67,7 @@ PUBLIC_NAMES = [
     "BlockCoordinateDescent",
     "Broyden",
     "Clarabel",
+    "ConeInteriorPoint",
     "Cones",
     "FrankWolfe",
     "GaussNewton",

@@ -182,12 +182,15 @@ def advance(
     curved = count_curved(cones)
     # The predictor is held to the neighbourhood too: near its edge sigma is then large, and the next point central.
     allowed = torch.full_like(mu, 1.0 + curved if curved else torch.inf)
-    sigma = (1 - _length(cones, scalings, it, affine, allowed)[:, None]) ** 3
+    reached = _length(cones, scalings, it, affine, allowed)[:, None]
+    sigma = (1 - reached) ** 3
+    # Second-order terms of a step that could not be taken mean nothing.
+    seen = Iterate(*((2 * reached).clamp(max=1.0) * part for part in affine)) if curved else affine
     d_s = it.s.clone()
     for cone, scaling in zip(cones, scalings, strict=True):
         index = cone.index
-        d_s[:, index] += scaling.corrected(affine.s[:, index], affine.z[:, index], (sigma * mu)[..., None])
-    d_kappa = product + affine.tau * affine.kappa - sigma * mu
+        d_s[:, index] += scaling.corrected(seen.s[:, index], seen.z[:, index], (sigma * mu)[..., None])
+    d_kappa = product + seen.tau * seen.kappa - sigma * mu
     move = direction(program, cones, scalings, system, it, r, u, 1 - sigma, d_s, d_kappa)
     length = _length(cones, scalings, it, move, allowed)
     return it.moved(length, move), length
@@ -285,4 +288,5 @@ def _in_units_of_the_data(program: Program, it: Iterate, status: Tensor) -> tupl
 
 def _size(*values: Tensor) -> Tensor:
     """``(B, 1)`` the largest entry of all."""
-    return torch.cat([value.abs() for value in values], -1).amax(-1, keepdim=True)
+    sizes = [value.abs().amax(-1, keepdim=True) if value.shape[-1] else value.sum(-1, keepdim=True) for value in values]
+    return torch.cat(sizes, -1).amax(-1, keepdim=True)

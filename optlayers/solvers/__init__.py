@@ -5,6 +5,7 @@ from .anderson import Anderson
 from .bisection import Bisection
 from .block_coordinate import BlockCoordinateDescent
 from .broyden import Broyden
+from .cone_interior_point import ConeInteriorPoint
 from .conic import Cones
 from .conic_scs import SCS
 from .frank_wolfe import FrankWolfe
@@ -31,6 +32,7 @@ __all__ = [
     "BlockCoordinateDescent",
     "Broyden",
     "Clarabel",
+    "ConeInteriorPoint",
     "Cones",
     "FixedPointSolver",
     "FrankWolfe",

@@ -1,16 +1,18 @@
-"""Cone programs by the interior-point method of this library: a batch on one pattern, analysed once."""
+"""Cone programs by the interior-point method of this library: a batch at a time."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .._base.pattern import Pattern
-from .._native.reference_cone import cone_solve
+from .._native import reference_cone
 from .conic import ConePoint, ConeProgram
 
+ACCURACY = 1e-6  # the tolerance of the iteration over that of the final point
 CHUNK = 1 << 24  # entries of the linear systems that the method in torch forms at a time
 
 
@@ -19,8 +21,8 @@ class ConeInteriorPoint:
     """A primal-dual interior-point method on the homogeneous embedding, for a batch of cone programs at a time.
 
     Infeasible and unbounded samples are certified, each sample stops on its own, and no result depends on what else is
-    in the batch. Its answer is where Newton's method starts, so its own tolerance is a
-    millionth of `eps`, and it ends where rounding does not let it come nearer.
+    in the batch. The iteration goes on until the residuals are a millionth of `eps`, or as small as rounding allows:
+    its answer is where Newton's method starts.
 
     Args:
         eps: what the relative residuals of the final point must not exceed for a sample to count as solved.
@@ -36,20 +38,43 @@ class ConeInteriorPoint:
 
     def solve_cones(self, program: ConeProgram) -> ConePoint:
         """Solve a batch of cone programs."""
-        P, q, A, b = (torch.from_numpy(part) for part in (program.P, program.q, program.A, program.b))
-        data = [_dense(program.on_P, P), q, _dense(program.on_A, A), b]
-        data = [part.expand(program.count, *part.shape[1:]) for part in data]
-        size = max(1, CHUNK // max(1, sum(program.on_A.shape)) ** 2)
-        parts = [self._by_torch(program, chunk) for chunk in zip(*(part.split(size) for part in data), strict=True)]
-        return ConePoint(*(torch.cat(column).numpy() for column in zip(*parts, strict=True)))
-
-    def _by_torch(self, program: ConeProgram, data: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        cones = program.cones
-        sizes = (cones.zero, cones.nonneg, cones.second_order, cones.psd, cones.exponential, cones.power)
-        return cone_solve(*data, *sizes, 1e-6 * self.eps, self.max_steps)
+        return by_torch(program, ACCURACY * self.eps, self.max_steps)
 
 
-def _dense(pattern: Pattern, values: Tensor) -> Tensor:
+def by_torch(program: ConeProgram, eps: float, max_steps: int) -> ConePoint:
+    """The same method in torch, on dense matrices."""
+    cones, count = program.cones, program.count
+    P, q, A, b = (
+        part.expand(count, *part.shape[1:])
+        for part in (
+            _dense(program.on_P, program.P),
+            torch.from_numpy(program.q),
+            _dense(program.on_A, program.A),
+            torch.from_numpy(program.b),
+        )
+    )
+    size = max(1, CHUNK // max(1, q.shape[-1] + b.shape[-1]) ** 2)
+    parts = [
+        reference_cone.cone_solve(
+            P[start : start + size],
+            q[start : start + size],
+            A[start : start + size],
+            b[start : start + size],
+            cones.zero,
+            cones.nonneg,
+            cones.second_order,
+            cones.psd,
+            cones.exponential,
+            cones.power,
+            eps,
+            max_steps,
+        )
+        for start in range(0, count, size)
+    ]
+    return ConePoint(*(torch.cat(column).numpy() for column in zip(*parts, strict=True)))
+
+
+def _dense(pattern: Pattern, values: np.ndarray) -> Tensor:
     rows, cols = (torch.from_numpy(index) for index in (pattern.rows, pattern.cols))
-    flat = values.new_zeros(len(values), pattern.shape[0] * pattern.shape[1])
-    return flat.index_add(1, rows * pattern.shape[1] + cols, values).unflatten(1, pattern.shape)
+    flat = torch.zeros(len(values), pattern.shape[0] * pattern.shape[1], dtype=torch.float64)
+    return flat.index_add(1, rows * pattern.shape[1] + cols, torch.from_numpy(values)).unflatten(1, pattern.shape)
