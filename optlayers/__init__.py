@@ -9,6 +9,7 @@ from ._native.config import show_config
 from .functional import (
     ClosestQPSolution,
     ConeSolution,
+    Diffcp,
     MinimiseSolution,
     QPSolution,
     fixed_point,
@@ -162,6 +163,7 @@ __all__ = [  # noqa: RUF022 - by floor
     "ClosestQPSolution",
     "MinimiseSolution",
     "ConeSolution",
+    "Diffcp",
     "QPSolution",
     "fixed_point",
     "minimise",

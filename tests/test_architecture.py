@@ -86,6 +86,7 @@ PUBLIC_NAMES = [
     "ClosestQPSolution",
     "MinimiseSolution",
     "ConeSolution",
+    "Diffcp",
     "QPSolution",
     "fixed_point",
     "minimise",

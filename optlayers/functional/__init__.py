@@ -2,6 +2,7 @@
 
 from .closest import ClosestQPSolution, solve_closest_qp
 from .cone import ConeSolution, solve_cone
+from .diffcp_rule import Diffcp
 from .fixed_point import fixed_point
 from .minimise import MinimiseSolution, minimise
 from .project import project
@@ -11,6 +12,7 @@ from .root import root
 __all__ = [
     "ClosestQPSolution",
     "ConeSolution",
+    "Diffcp",
     "MinimiseSolution",
     "QPSolution",
     "fixed_point",

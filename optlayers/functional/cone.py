@@ -18,6 +18,7 @@ from ..solvers.conic import Cones, ConeSolver
 from .cone_data import Structure, absent_rows, cone_data, without_rows
 from .cone_point import Point, find_point
 from .cone_rule import attach_point
+from .diffcp_rule import Diffcp, attach_diffcp
 
 
 class ConeSolution(NamedTuple):
@@ -48,7 +49,7 @@ def solve_cone(
     cones: Cones,
     *,
     solver: ConeSolver = Clarabel(),
-    adjoint: Adjoint = Implicit(),
+    adjoint: Adjoint | Diffcp = Implicit(),
     throw: bool = True,
 ) -> ConeSolution:
     r"""Solve a batch of convex cone programs.
@@ -76,7 +77,7 @@ def solve_cone(
         b: ``(*, m)``; of rows with ``s >= 0`` it may be ``inf``.
         cones: :class:`~optlayers.Cones`, what ``s`` is in.
         solver: the algorithm and its tolerance: :class:`~optlayers.Clarabel` or :class:`~optlayers.SCS`.
-        adjoint: :class:`~optlayers.Implicit`.
+        adjoint: :class:`~optlayers.Implicit`, or :class:`~optlayers.Diffcp` for comparison.
         throw: raise :class:`~optlayers.SolveError` if a sample fails. Otherwise, and where values cannot be read
             (vmap, torch.func), a failed sample has NaN in ``x``, zero gradient, and its reason in ``status``.
             Certificates are in ``z`` (PRIMAL_INFEASIBLE: ``A'z = 0``, ``b'z < 0``, its largest entry one) and in ``s``
@@ -93,8 +94,8 @@ def solve_cone(
 
     References: Agrawal et al., "Differentiating through a cone program" (2019); Goulart and Chen, "Clarabel" (2024).
     """
-    if not isinstance(adjoint, Implicit):
-        raise ValueError(f"solve_cone: adjoint is {adjoint!r}; cone programs are differentiated by ol.Implicit(...).")
+    if not isinstance(adjoint, Implicit | Diffcp):
+        raise ValueError(f"solve_cone: adjoint is {adjoint!r}; expected ol.Implicit(...) or ol.Diffcp(...).")
     structure, batch, data, dtype = cone_data(P, q, A, b, cones)
     found = solve_values(structure, data, batch.numel(), solver, adjoint)
     if throw and can_read(found.status) and bool((found.status != int(Status.SOLVED)).any()):
@@ -104,7 +105,11 @@ def solve_cone(
 
 
 def solve_values(
-    structure: Structure, data: Sequence[Tensor], count: int, solver: ConeSolver, adjoint: Implicit = Implicit()
+    structure: Structure,
+    data: Sequence[Tensor],
+    count: int,
+    solver: ConeSolver,
+    adjoint: Implicit | Diffcp = Implicit(),
 ) -> ConeSolution:
     """The programs whose values ``P, q, A, b`` on the patterns are ``(count or 1, *)`` float64; nothing is thrown."""
     P, q, A, b = data
@@ -121,7 +126,10 @@ def solve_values(
     if not all_solved:  # whatever is in the data and the points of failed samples (NaN, say) must not reach a gradient
         data = [torch.where(keep, value, 0.0) for value in data]
         at[2:] = [torch.where(keep, value, 0.0) for value in at[2:]]
-    x, s, z = attach_point(structure, adjoint, at, [*data, point.w])
+    if isinstance(adjoint, Diffcp):
+        x, s, z = attach_diffcp(structure, adjoint, at, [*data, point.w])
+    else:
+        x, s, z = attach_point(structure, adjoint, at, [*data, point.w])
     if absent is not None:
         s = torch.where(absent, torch.inf, s)
     if not all_solved:

@@ -40,8 +40,8 @@ class SCS:
         except ImportError as error:
             raise ImportError("ol.SCS needs the package scs: pip install scs, or pass another solver.") from error
         P, A = Columns(program.on_P, program.P, symmetric=True), Columns(program.on_A, program.A)
-        cone = _cone(program.cones)
-        order = _row_order(program.cones)
+        cone = cone_dict(program.cones)
+        order = row_order(program.cones)
         tolerance = 1e-3 * self.eps
         settings = {"eps_abs": tolerance, "eps_rel": tolerance, "max_iters": self.max_steps, "verbose": False}
 
@@ -66,7 +66,8 @@ def _status(info: dict[str, Any]) -> Status:
     return known.get(info["status_val"], Status.NUMERICAL_ERROR)
 
 
-def _cone(cones: Cones) -> dict[str, Any]:
+def cone_dict(cones: Cones) -> dict[str, Any]:
+    """The cones as SCS is told them."""
     return {
         "z": cones.zero,
         "l": cones.nonneg,
@@ -77,7 +78,7 @@ def _cone(cones: Cones) -> dict[str, Any]:
     }
 
 
-def _row_order(cones: Cones) -> np.ndarray:
+def row_order(cones: Cones) -> np.ndarray:
     """Which of our rows is at a place of SCS's, whose matrices are lower triangles column by column."""
     order, start = np.arange(cones.rows), cones.starts[3]
     for k in cones.psd:
