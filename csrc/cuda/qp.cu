@@ -35,9 +35,6 @@ struct Plan {
   int64_t workspace() const { return 2 + blocks * stride; }
 };
 
-/// A warp a problem for the smallest, more threads as there is more to share.
-int threads_for(const QpSizes& z) { return z.n <= 16 ? 32 : z.n <= 40 ? 64 : z.n <= 80 ? 128 : kMostThreads; }
-
 /// Shared memory goes to the arrays that are asked for first, as far as it reaches with the whole of a multiprocessor's for
 /// one block; as many blocks as fit, but no more than there are samples.
 template <class Layout, class Kernel>
@@ -49,7 +46,7 @@ Error make_plan(const QpSizes& z, int device, Kernel* kernel, Plan* plan) {
   cudaFuncAttributes attributes;
   OPTL_CUDA_TRY(cudaFuncGetAttributes(&attributes, kernel));
 
-  plan->threads = threads_for(z);
+  plan->threads = static_cast<int>(std::min<int64_t>(threads_for(z.n), kMostThreads));
   plan->room = (shared - reserved - static_cast<int64_t>(attributes.sharedSizeBytes)) / static_cast<int64_t>(sizeof(double));
   Places places{nullptr, nullptr, plan->room};
   Layout layout(z, nullptr, plan->threads, places);

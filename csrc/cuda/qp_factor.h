@@ -5,6 +5,12 @@
 
 namespace optl::cuda {
 
+/// Threads that have work in the sums of n x n matrices: one for each tile of 4 x 4 in the lower triangle, in whole warps.
+inline int64_t threads_for(int64_t n) {
+  const int64_t tiles = (n + 3) / 4 * ((n + 3) / 4 + 1) / 2;
+  return (tiles + kWarp - 1) / kWarp * kWarp;
+}
+
 /// H = L L', lower triangle, rows of ld. Sums over rows of C, and over the columns of a panel, are the same sum over the
 /// rows of a slab, which lies in shared memory as long as anything does; every thread adds to tiles of 4 x 4 in registers.
 template <class Block>

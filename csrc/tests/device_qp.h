@@ -1,8 +1,7 @@
 // The CUDA kernels of quadratic programs on the host, with the signatures of those of the CPU.
 #pragma once
 
-#include <cstdio>
-#include <cstdlib>
+#include <algorithm>
 #include <cstring>
 
 #include "cuda/qp_samples.h"
@@ -15,7 +14,7 @@ namespace optl::device {
 inline int64_t room = 0;
 inline unsigned seed = 0;  // another order of the threads at every call: a race would change results
 
-inline int threads_for(const QpSizes& z) { return z.n <= 16 ? 32 : 64; }
+inline int threads_for(const QpSizes& z) { return static_cast<int>(std::min<int64_t>(cuda::threads_for(z.n), 96)); }
 
 template <class Layout>
 cuda::Places measure(const QpSizes& z) {
