@@ -6,6 +6,7 @@
 namespace optl::OPTL_ISA::kkt {
 
 inline constexpr double kExact = 1e-13;  // residual at which nothing is left to gain
+inline constexpr double kSettled = 1e-12;  // residual below which another factorization is not worth it
 inline constexpr double kRough = 1e-9;   // residual above which the units may be to blame
 inline constexpr int kFactorizations = 3, kChordSteps = 3;
 
@@ -137,10 +138,10 @@ class ConePoint {
     std::copy_n(start_x_, n, best_.x);
     for (int32_t i = 0; i < m; ++i) best_.v[i] = w[i] * start_s_[i] - start_z_[i] / w[i];
     measure(best_);
-    const V exact = every_as<V>(kExact);
+    const V exact = every_as<V>(kExact), settled = every_as<V>(kSettled);
     auto open = is_as<V>(true);
     for (int round = 0; round < kFactorizations; ++round) {
-      open &= best_.worst() > exact;
+      open &= best_.worst() > (round == 0 ? exact : settled);
       if (!any(open)) break;
       system.differentiate(count_, best_.v);
       system.factor(values_, w);

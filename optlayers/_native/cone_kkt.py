@@ -57,15 +57,24 @@ class ConeKkt:
         """That of the factorization of P alone."""
         return _ldl_plan(self.n, *self.on_P)
 
+    @cached_property
+    def _room_of_P(self) -> int:
+        return _C.cone_kkt_valid_workspace(self.plan_of_P.data_ptr())
+
+    @cached_property
+    def _zeros(self) -> tuple[Tensor, Tensor]:
+        zeros = torch.zeros(1, max(self.n, self.m), dtype=torch.float64)
+        return zeros[:, : self.n], zeros[:, : self.m]
+
     def valid(self, data: Sequence[Tensor]) -> Tensor:
         """``(B)`` bool, B from 1: values ``P, q, A, b`` are numbers and P is positive semidefinite up to rounding."""
-        count = max(len(tensor) for tensor in data)
-        out = torch.empty(count, dtype=torch.bool)
+        count = max([tensor.shape[0] for tensor in data])
+        out = torch.empty(count, 1, dtype=torch.bool)
         data = [tensor.contiguous() for tensor in data]
         of_P = self.plan_of_P.data_ptr()
-        room = torch.empty(_C.cone_kkt_valid_workspace(of_P), dtype=torch.float64)
-        _C.cone_kkt_valid(self._arguments(count, data, [out.unsqueeze(-1)]), of_P, room.data_ptr())
-        return out
+        room = torch.empty(self._room_of_P, dtype=torch.float64)
+        _C.cone_kkt_valid(self._arguments(count, data, [out]), of_P, room.data_ptr())
+        return out.squeeze(-1)
 
     def refine(self, count: int, data: Sequence[Tensor], x: Tensor, s: Tensor, z: Tensor) -> Refined:
         """Newton steps (CONE-9) from a solver's points; all values have to be numbers."""
@@ -92,10 +101,10 @@ class ConeKkt:
             rhs: ``(B, n), (B, m), (B, m), (B, m)``; None is zero.
             transpose: which of the two.
         """
-        count = len(v)
+        count = v.shape[0]
         new, m = v.new_empty, self.m
         out = [new(count, self.n), new(count, m), new(count, m), new(count, m), new(count, 1)]
-        right = [v.new_zeros(1, m if i else self.n) if part is None else part for i, part in enumerate(rhs)]
+        right = [self._zeros[i > 0] if part is None else part for i, part in enumerate(rhs)]
         inputs = [tensor.contiguous() for tensor in (P, A, v, w, *right)]
         self._run(_C.cone_kkt_solve, count, inputs, out, transpose)
         return out[:4], out[4].squeeze(-1)
@@ -107,9 +116,9 @@ class ConeKkt:
         grads = [
             None if like is None else torch.zeros_like(like, memory_format=torch.contiguous_format) for like in (P, A)
         ]
-        shared = [0 if grad is None or len(grad) == 1 else grad.shape[1] for grad in grads]
+        shared = [0 if grad is None or grad.shape[0] == 1 else grad.shape[1] for grad in grads]
         at = [part.contiguous() for part in (x, z, u, t)]  # held as long as the call takes
-        arguments = self._arguments(len(x), at, [])
+        arguments = self._arguments(x.shape[0], at, [])
         for grad, stride in zip(grads, shared, strict=True):
             arguments += (0 if grad is None else grad.data_ptr(), stride)
         _C.cone_kkt_gradients(arguments)
@@ -127,7 +136,8 @@ class ConeKkt:
     def _arguments(self, count: int, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[int]:
         found = [self.words.data_ptr(), self.exponents.data_ptr(), count]
         for tensor in (*inputs, *outputs):
-            found += (tensor.data_ptr(), 0 if tensor.shape[0] == 1 else tensor.shape[1])
+            samples, size = tensor.shape
+            found += (tensor.data_ptr(), 0 if samples == 1 else size)
         return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from .cone_rule import residual, terms
 from .cone_system import ConeSystem, samples_of
 
 EXACT = 1e-13  # residual at which nothing is left to gain
+SETTLED = 1e-12  # residual below which another factorization is not worth it
 ROUGH = 1e-9  # residual above which the units may be to blame
 FACTORIZATIONS = 3
 CHORD_STEPS = 3  # with one factorization
@@ -69,14 +71,16 @@ def _solve_valid(structure: Structure, solver: ConeSolver, count: int, data: Seq
     P, q, A, b = (tensor.numpy() for tensor in data)
     answer = solver.solve_cones(ConeProgram(structure.cones, on_P, P, q, on_A, A, b, count))
     x, s, z, status, iterations = (torch.from_numpy(part) for part in answer)
+    if not answer.status.any() and np.isfinite(answer.x.sum() + answer.s.sum() + answer.z.sum()):  # as a rule
+        point = refined_point(structure, data, x, s, z)
+        if bool(point.residuals.amax() <= solver.eps):
+            *at, residuals = point
+            return Point(*at, x.new_zeros(count), iterations.double(), residuals)
     primal, dual = status == int(Status.PRIMAL_INFEASIBLE), status == int(Status.DUAL_INFEASIBLE)
     usable = torch.isfinite(torch.cat([x, s, z], -1)).all(-1) & ~primal & ~dual
-
-    safe = (x, s, z) if usable.all() else [torch.where(usable.unsqueeze(-1), part, 0.0) for part in (x, s, z)]
+    safe = [torch.where(usable.unsqueeze(-1), part, 0.0) for part in (x, s, z)]
     at, v, w, slack, multiplier, residuals = refined_point(structure, data, *safe)
     solved = usable & (residuals.amax(-1) <= solver.eps)
-    if solved.all():
-        return Point(at, v, w, slack, multiplier, x.new_zeros(len(x)), iterations.double(), residuals)
     zero = torch.zeros_like(x)
     status = torch.where(~solved & (status == int(Status.SOLVED)), int(Status.NUMERICAL_ERROR), status)
     unit = interior(structure.cones, v)
@@ -130,8 +134,8 @@ def _refined(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Newton steps on (CONE-3), several with one factorization, each kept where the residual falls (CONE-9)."""
     best, force = _measure(structure, data, w, x, v)
-    for _ in range(FACTORIZATIONS):
-        going = (best.amax(-1) > EXACT).nonzero().squeeze(-1)
+    for number in range(FACTORIZATIONS):
+        going = (best.amax(-1) > (SETTLED if number else EXACT)).nonzero().squeeze(-1)
         if not len(going):
             break
         own = samples_of(data, going)

@@ -83,9 +83,16 @@ class ConeRule(Rule):
         warn_if_singular(error)
         t = w * t
         grad_P, grad_A = kkt.gradients(x[0], x[3], u, t, P if needed[0] else None, A if needed[2] else None)
-        vectors = [grad.sum(0, keepdim=True) if len(grad) > len(like) else grad for grad, like in ((-u, q), (t, b))]
+        vectors = [
+            grad.sum(0, keepdim=True) if grad.shape[0] != like.shape[0] else grad for grad, like in ((-u, q), (t, b))
+        ]
         grads = [grad_P, vectors[0], grad_A, vectors[1], None]
         return [grad if need else None for grad, need in zip(grads, needed, strict=True)]
+
+
+def _summed(grad: Tensor, like: Tensor) -> Tensor:
+    """A gradient a sample, or their sum for what the batch shares."""
+    return grad if grad.shape[0] == like.shape[0] else grad.sum(0, keepdim=True)
 
 
 def solve_system(
