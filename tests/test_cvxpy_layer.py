@@ -147,7 +147,36 @@ def geometric_mean():
     return problem, [b], [x], [torch.rand(3, dtype=F64) + 0.2]
 
 
+def relu():
+    b, x = cp.Parameter(4), cp.Variable(4)  # the projection onto the nonnegative orthant
+    return cp.Problem(cp.Minimize(cp.sum_squares(x - b)), [x >= 0]), [b], [x], [randn(4)]
+
+
+def multilabel():
+    c, x = cp.Parameter(4), cp.Variable(4)  # LML: the two largest of four, softly
+    entropy = cp.sum(cp.entr(x)) + cp.sum(cp.entr(1 - x))
+    return cp.Problem(cp.Minimize(-c @ x - entropy), [cp.sum(x) == 2]), [c], [x], [randn(4)]
+
+
+def cut_relaxation():
+    C, X = cp.Parameter((4, 4), symmetric=True), cp.Variable((4, 4), PSD=True)
+    return cp.Problem(cp.Maximize(cp.trace(C @ X)), [cp.diag(X) == 1]), [C], [X], [symmetric(4)]
+
+
+def constrained_regulator():
+    start, weights = cp.Parameter(2), cp.Parameter(2, nonneg=True)
+    x, u = cp.Variable((4, 2)), cp.Variable(3)
+    A, B = np.array([[1.0, 0.3], [0.0, 1.0]]), np.array([[0.0, 0.5]])
+    moves = [x[0] == start, x[1:] == x[:-1] @ A.T + cp.reshape(u, (3, 1), order="C") @ B, cp.abs(u) <= 0.4]
+    problem = cp.Problem(cp.Minimize(cp.sum(cp.square(x) @ weights) + cp.sum_squares(u)), moves)
+    return problem, [start, weights], [x, u], [torch.tensor([1.0, 0.7], dtype=F64), torch.tensor([1.0, 0.5], dtype=F64)]
+
+
 PROBLEMS = [
+    relu,
+    multilabel,
+    cut_relaxation,
+    constrained_regulator,
     least_squares,
     quadratic_form,
     maximization,
@@ -198,6 +227,17 @@ def test_second_derivatives_and_forward_mode(make):
     inputs = [value.requires_grad_() for value in values]
     assert gradcheck(lambda *v: layer(*v)[0], inputs, fast_mode=True, check_forward_ad=True, rtol=1e-5, atol=1e-5)
     assert gradgradcheck(lambda *v: layer(*v)[0], inputs, fast_mode=True, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("make", "closed_form"), [(relu, torch.relu), (multilabel, ol.LML(2))], ids=["relu", "lml"])
+def test_problems_of_known_solution(make, closed_form):
+    problem, parameters, variables, (value,) = make()
+    value.requires_grad_()
+    (x,) = ol.CvxpyLayer(problem, parameters, variables)(value)
+    torch.testing.assert_close(x, closed_form(value), rtol=1e-8, atol=1e-8)
+    weights = randn(4)
+    (got,), (want,) = (torch.autograd.grad(weights @ t, value) for t in (x, closed_form(value)))
+    torch.testing.assert_close(got, want, rtol=1e-7, atol=1e-7)
 
 
 def test_a_geometric_program_of_known_solution():
