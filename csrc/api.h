@@ -53,6 +53,31 @@ void simplex_backward(const RowSizes& sizes, Batched<const bool> support, Batche
 template <class T>
 void entmax15(const RowSizes& sizes, Batched<const T> x, Batched<T> p, int threads);
 
+/// min x'Px/2 + q'x  s.t.  Ax + s = b, s in K, on the pattern of a plan (cpu/cone_plan.h): the values of its entries of P
+/// and A; the exponents of the power cones, shared.
+struct ConeProblem {
+  int64_t batch;
+  Batched<const double> P, q, A, b;
+  const double* exponents;
+};
+
+struct ConeResult {
+  Batched<double> x, s, z;
+  Batched<int64_t> status, iterations;
+};
+
+struct ConePlan;
+
+/// Doubles of workspace that one thread of `cone_solve` needs.
+int64_t cone_workspace(const ConePlan& plan, int64_t batch);
+
+/// Solve a batch of cone programs by an interior point method on the homogeneous embedding, each to a status of its own,
+/// to relative residuals of eps. A sample without a solution has its certificate in z, scaled to b'z = -1, or in x, scaled to
+/// q'x = -1; one that is neither solved nor certified has the best point seen; values that are not finite give NaN.
+/// workspace: min(threads, batch) * cone_workspace(plan, batch) doubles, aligned to 64 bytes. Does not allocate.
+void cone_solve(const ConePlan& plan, const ConeProblem& problem, double eps, int64_t max_steps,
+                const ConeResult& result, double* workspace, int threads);
+
 /// Doubles of workspace that one thread of `chain` needs.
 int64_t chain_workspace(int64_t n);
 

@@ -1,8 +1,13 @@
 // The Python face of the native core: with cone_kkt_bind.cpp, all that knows Python. It converts, releases the GIL and calls api.h.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <tuple>
+#include <vector>
 
 #include "api.h"
 #include "bind.h"
+#include "cpu/cone_plan.h"
 
 namespace py = pybind11;
 
@@ -94,6 +99,39 @@ void block_mean(int64_t rows, int64_t n, int64_t x, int64_t labels, int64_t mean
                       threads);
 }
 
+/// The words of a plan, as bytes. Each pattern is a count and the addresses of its rows and columns.
+py::bytes cone_analyse(int32_t n, const std::tuple<int32_t, int64_t, int64_t>& P,
+                       const std::tuple<int32_t, int64_t, int64_t>& A, int32_t zero, int32_t nonneg,
+                       const std::vector<int32_t>& second_order, const std::vector<int32_t>& semidefinite,
+                       int32_t exponential, int32_t power) {
+  const auto pattern = [](const auto& p) {
+    return optl::ConePattern{std::get<0>(p), address<const int32_t>(std::get<1>(p)), address<const int32_t>(std::get<2>(p))};
+  };
+  std::vector<int32_t> words;
+  {
+    const py::gil_scoped_release release;
+    words = optl::cone_analyse(n, pattern(P), pattern(A), {zero, nonneg, second_order, semidefinite, exponential, power});
+  }
+  return {reinterpret_cast<const char*>(words.data()), words.size() * sizeof(int32_t)};
+}
+
+int64_t cone_workspace(int64_t plan, int64_t batch) {
+  return optl::cone_workspace(optl::ConePlan(address<const int32_t>(plan)), batch);
+}
+
+void cone_solve(int64_t plan_at, int64_t batch, int64_t exponents, const py::tuple& arrays, double eps,
+                int64_t max_steps, int64_t workspace, int threads) {
+  const optl::ConePlan plan(address<const int32_t>(plan_at));
+  optl::Reader r(arrays);
+  optl::ConeProblem in{batch, {}, {}, {}, {}, address<const double>(exponents)};
+  for (auto* a : {&in.P, &in.q, &in.A, &in.b}) *a = r.input<double>();
+  optl::ConeResult out{};
+  out.x = r.output<double>(plan.size.n), out.s = r.output<double>(plan.size.m), out.z = r.output<double>(plan.size.m);
+  out.status = r.output<int64_t>(1), out.iterations = r.output<int64_t>(1);
+  const py::gil_scoped_release release;
+  optl::cone_solve(plan, in, eps, max_steps, out, address<double>(workspace), threads);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
@@ -120,5 +158,8 @@ PYBIND11_MODULE(_C, module) {
   module.def("block_mean_float32", &block_mean<float>);
   module.def("block_mean_float64", &block_mean<double>);
   bind_cone_kkt(module);
+  module.def("cone_analyse", &cone_analyse, "Analyse a pattern of cone programs.");
+  module.def("cone_workspace", &cone_workspace, "Doubles of workspace a thread needs for a batch on this plan.");
+  module.def("cone_solve_float64", &cone_solve);
   module.def("chain_workspace", &optl::chain_workspace, "Doubles of workspace a thread needs for rows of n.");
 }

@@ -62,6 +62,13 @@ void entmax15(const RowSizes& sizes, Batched<const T> x, Batched<T> p, int threa
   OPTL_DISPATCH(entmax15, sizes, x, p, threads);
 }
 
+int64_t cone_workspace(const ConePlan& plan, int64_t batch) { OPTL_DISPATCH(cone_workspace, plan, batch); }
+
+void cone_solve(const ConePlan& plan, const ConeProblem& problem, double eps, int64_t max_steps,
+                const ConeResult& result, double* workspace, int threads) {
+  OPTL_DISPATCH(cone_solve, plan, problem, eps, max_steps, result, workspace, threads);
+}
+
 template void qp_solve(const QpSizes&, const QpProblem<float>&, double, int64_t, const QpResult<float>&, double*, int);
 template void qp_solve(const QpSizes&, const QpProblem<double>&, double, int64_t, const QpResult<double>&, double*,
                        int);

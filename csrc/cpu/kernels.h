@@ -33,6 +33,9 @@ bool uses(Accelerator accelerator);
   void simplex_backward(const RowSizes&, Batched<const bool>, Batched<const T>, Batched<T>, Batched<T>, int);   \
   template <class T>                                                                                            \
   void entmax15(const RowSizes&, Batched<const T> x, Batched<T> p, int threads);                                \
+  int64_t cone_workspace(const ConePlan&, int64_t batch);                                                       \
+  void cone_solve(const ConePlan&, const ConeProblem&, double eps, int64_t max_steps, const ConeResult&, double*, \
+                  int threads);                                                                                 \
   }
 
 OPTL_DECLARE_KERNELS(portable)

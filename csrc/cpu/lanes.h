@@ -43,6 +43,22 @@ inline Real power_of_two(Real v) {
   for (int l = 0; l < kWidth; ++l) v[l] = rules::power_of_two(v[l]);
   return v;
 }
+inline Real logarithm(Real v) {
+  for (int l = 0; l < kWidth; ++l) v[l] = std::log(v[l]);
+  return v;
+}
+inline Real exponential(Real v) {
+  for (int l = 0; l < kWidth; ++l) v[l] = std::exp(v[l]);
+  return v;
+}
+inline Real logarithm_above_one(Real v) {
+  for (int l = 0; l < kWidth; ++l) v[l] = std::log1p(v[l]);
+  return v;
+}
+inline Real exponential_less_one(Real v) {
+  for (int l = 0; l < kWidth; ++l) v[l] = std::expm1(v[l]);
+  return v;
+}
 
 /// max |v|; NaN where there is one.
 inline Real largest(const Real* v, int64_t n) {
