@@ -94,11 +94,15 @@ class Programs:
         return self.P, self.q, self.A, self.b
 
     def residuals(self, found):
-        """Largest violation of Ax + s = b and of Px + q + A'z = 0, and the gap s'z, of each sample."""
+        """Largest violation of Ax + s = b and of Px + q + A'z = 0, and the gap s'z over 1 + |q'x|, of each sample."""
         P, q, A, b = self.data
         primal = (A @ found.x[..., None])[..., 0] + found.s - b
         dual = (P @ found.x[..., None])[..., 0] + q + (A.mT @ found.z[..., None])[..., 0]
-        return primal.abs().amax(-1), dual.abs().amax(-1), (found.s * found.z).sum(-1).abs()
+        return (
+            primal.abs().amax(-1),
+            dual.abs().amax(-1),
+            (found.s * found.z).sum(-1).abs() / (1 + (q * found.x).sum(-1).abs()),
+        )
 
 
 def in_cones(v: torch.Tensor, cones: Cones, dual: bool) -> bool:
