@@ -289,11 +289,9 @@ class ConeProduct {
 
   template <class Cone>
   V triple_barriers(const Block& block, const V* s, const V* z) const {
-    const M inside = Cone::inside(exponent(block), s) & Cone::inside_dual(exponent(block), z);
-    if (!any(inside)) return fill<V>(INFINITY);
     V z_tilde[3];
-    Cone::conjugate(exponent(block), s, z_tilde);
-    const V sum = Cone::barrier(exponent(block), z).value() - Cone::barrier(exponent(block), z_tilde).value();
+    const M inside = Cone::conjugate(exponent(block), s, z_tilde);
+    const V sum = Cone::value(Cone::barrier(exponent(block), z)) - Cone::value(Cone::barrier(exponent(block), z_tilde));
     return select(inside, sum, fill<V>(INFINITY));
   }
 };

@@ -43,21 +43,38 @@ inline Real power_of_two(Real v) {
   for (int l = 0; l < kWidth; ++l) v[l] = rules::power_of_two(v[l]);
   return v;
 }
-inline Real logarithm(Real v) {
-  for (int l = 0; l < kWidth; ++l) v[l] = std::log(v[l]);
-  return v;
+/// To two units in the last place: v = 2^k m with m in [sqrt(1/2), sqrt(2)), and the series of log((1 + t) / (1 - t)).
+/// -inf at 0, NaN below; not for subnormal numbers.
+inline Real logarithm(const Real& v) {
+  constexpr uint64_t kHalfRoot = 0x3FE6A09E667F3BCD, kMantissa = 0x000FFFFFFFFFFFFF;
+  constexpr uint64_t kBias = uint64_t{1024} << 52, kTwo52 = 0x4330000000000000;  // an integer below the bits of 2^52
+  typedef uint64_t Bits __attribute__((vector_size(sizeof(Real))));
+  const Bits shifted = reinterpret_cast<Bits>(v) - kHalfRoot;
+  const Real m = reinterpret_cast<Real>((shifted & kMantissa) + kHalfRoot);
+  const Real k = reinterpret_cast<Real>(((shifted + kBias) >> 52) | kTwo52) - (4503599627370496.0 + 1024);
+  const Real t = (m - 1.0) / (m + 1.0), square = t * t;
+  Real series = every(1.0 / 21);
+  for (int odd = 19; odd >= 3; odd -= 2) series = multiply_add(series, square, every(1.0 / odd));
+  const Real sum = multiply_add(k, every(0.6931471805599453), multiply_add(2.0 * t * square, series, 2.0 * t));
+  const Mask positive = v > every(0);
+  return select(positive & (v < every(INFINITY)), sum,
+                select(positive, v, select(v == every(0), every(-INFINITY), every(NAN))));
 }
-inline Real exponential(Real v) {
-  for (int l = 0; l < kWidth; ++l) v[l] = std::exp(v[l]);
-  return v;
+inline Real logarithm_above_one(const Real& v) {
+  const Real whole = 1.0 + v, rounded = whole - 1.0;  // what 1 + v lost is made up for by the slope
+  const Mask small = rounded == every(0);
+  return select(small, v, logarithm(whole) * (v / select(small, every(1), rounded)));
 }
-inline Real logarithm_above_one(Real v) {
-  for (int l = 0; l < kWidth; ++l) v[l] = std::log1p(v[l]);
-  return v;
-}
-inline Real exponential_less_one(Real v) {
-  for (int l = 0; l < kWidth; ++l) v[l] = std::expm1(v[l]);
-  return v;
+/// The same of e^v, by e^r = 1 + r + r^2/2 + ... for v = k log 2 + r; 0 below -700, infinity above 700.
+inline Real exponential(const Real& v) {
+  const Real bounded = least(most(v, every(-700)), every(700));
+  const Real shifted = multiply_add(bounded, every(1.4426950408889634), every(6755399441055744.0));  // rounds to integers
+  const Real k = shifted - 6755399441055744.0;
+  const Real r = multiply_add(k, every(-1.9082149292705877e-10), multiply_add(k, every(-0.6931471803691238), bounded));
+  Real series = every(1.0);
+  for (int i = 13; i >= 1; --i) series = multiply_add(series, r / static_cast<double>(i), every(1.0));
+  const Real power = series * reinterpret_cast<Real>((reinterpret_cast<Mask>(shifted) + 1023) << 52);
+  return select(v > every(700), every(INFINITY), select(v < every(-700), every(0), select(v == v, power, v)));
 }
 
 /// max |v|; NaN where there is one.

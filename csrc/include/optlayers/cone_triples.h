@@ -39,15 +39,6 @@ struct Barrier {
   V r, slope[3], curve[6];
   V weight[3], z[3];
 
-  /// Its value.
-  OPTL_HD V value() const {
-    V sum = -logarithm(r);
-    for (int i = 0; i < 3; ++i) {
-      const auto counts = weight[i] != fill<V>(0);
-      sum -= weight[i] * logarithm(select(counts, absolute(z[i]), fill<V>(1)));
-    }
-    return sum;
-  }
   OPTL_HD V pole(int i) const {  // weight / z without 0 / 0
     return weight[i] / select(weight[i] != fill<V>(0), z[i], fill<V>(1));
   }
@@ -78,26 +69,19 @@ struct Barrier {
 struct Exponential {
   static constexpr double kUnit[3] = {-1.051383945322714, 0.556409619469370, 1.258967884768947};
 
-  template <class V>
-  OPTL_HD static MaskOf<V> inside(const V& /*exponent*/, const V* s) {
-    const V zero = fill<V>(0), one = fill<V>(1);
-    const auto positive = (s[1] > zero) & (s[2] > zero);
-    const V y = select(positive, s[1], one), z = select(positive, s[2], one);
-    return positive & (y * logarithm(z / y) - s[0] > zero);
-  }
-  template <class V>
-  OPTL_HD static MaskOf<V> inside_dual(const V& /*exponent*/, const V* z) {
-    const V zero = fill<V>(0), one = fill<V>(1);
-    const auto signs = (z[0] < zero) & (z[2] > zero);
-    const V u = select(signs, z[0], -one), w = select(signs, z[2], one);
-    return signs & (z[1] - u - u * logarithm(-w / u) > zero);
-  }
   /// (CIP-16).
   template <class V>
   OPTL_HD static Barrier<V> barrier(const V& /*exponent*/, const V* z) {
     const V u = z[0], w = z[2], level = logarithm(-w / u), zero = fill<V>(0), one = fill<V>(1);
     return {z[1] - u - u * level, {-level, one, -u / w}, {1.0 / u, zero, zero, -1.0 / w, zero, u / (w * w)},
             {one, zero, one}, {u, z[1], w}};
+  }
+  /// Its value; infinite outside.
+  template <class V>
+  OPTL_HD static V value(const Barrier<V>& at) {
+    const V zero = fill<V>(0), u = at.z[0], w = at.z[2];
+    const auto inside = (u < zero) & (w > zero) & (at.r > zero);
+    return select(inside, -logarithm(select(inside, -at.r * u * w, fill<V>(1))), fill<V>(INFINITY));
   }
   template <class V>
   OPTL_HD static void curving(const V& /*exponent*/, const Barrier<V>& at, const V* d, const V* e, V* out) {
@@ -106,11 +90,11 @@ struct Exponential {
     out[1] = fill<V>(0);
     out[2] = across * (d[0] * e[2] + d[2] * e[0]) - 2.0 * u * across / w * d[2] * e[2];
   }
-  /// out = minus the gradient of the conjugate barrier at s (CIP-18).
+  /// out = minus the gradient of the conjugate barrier at s (CIP-18). Lanes in which s is inside.
   template <class V>
-  OPTL_HD static void conjugate(const V& /*exponent*/, const V* s, V* out) {
-    const V x = s[0], y = s[1], z = s[2], delta = logarithm(z / y) - x / y;
-    V e = 0.5 * delta;
+  OPTL_HD static MaskOf<V> conjugate(const V& /*exponent*/, const V* s, V* out) {
+    const V x = s[0], y = s[1], z = s[2], delta = logarithm(z / y) - x / y, zero = fill<V>(0);
+    V e = most(0.5 * delta, delta - logarithm_above_one(delta));  // both are below
     for (int step = 0; step < kNewton; ++step) {  // rises to the root: the left side is concave
       const V next = e + (delta - e - logarithm_above_one(e)) * (1.0 + e) / (2.0 + e);
       const auto rising = next > e * (1.0 + 1e-15);
@@ -119,24 +103,12 @@ struct Exponential {
     }
     const V u = -1.0 / (e * y);
     out[0] = u, out[1] = 1.0 / y + u * (1.0 + logarithm((1.0 + e) * y / z)), out[2] = (1.0 + e) / (e * z);
+    return (y > zero) & (z > zero) & (delta > zero);
   }
 };
 
 /// x^a y^(1-a) >= |t|, and its dual.
 struct Power {
-  template <class V>
-  OPTL_HD static MaskOf<V> inside(const V& a, const V* s) {
-    const V zero = fill<V>(0), one = fill<V>(1);
-    const auto positive = (s[0] > zero) & (s[1] > zero);
-    const V x = select(positive, s[0], one), y = select(positive, s[1], one);
-    const V room = exponential(a * logarithm(x) + (1.0 - a) * logarithm(y));
-    return positive & (room > absolute(s[2]));
-  }
-  template <class V>
-  OPTL_HD static MaskOf<V> inside_dual(const V& a, const V* z) {
-    const V unit[3] = {z[0] / a, z[1] / (1.0 - a), z[2]};
-    return inside(a, unit);
-  }
   /// (CIP-19).
   template <class V>
   OPTL_HD static Barrier<V> barrier(const V& a, const V* z) {
@@ -148,6 +120,15 @@ struct Power {
             {1.0 - a, a, zero},
             {u, v, w}};
   }
+  /// Its value; infinite outside.
+  template <class V>
+  OPTL_HD static V value(const Barrier<V>& at) {
+    const V zero = fill<V>(0), one = fill<V>(1), u = at.z[0], v = at.z[1];
+    const auto inside = (u > zero) & (v > zero) & (at.r > zero);
+    const V sum = logarithm(select(inside, at.r, one)) + at.weight[0] * logarithm(select(inside, u, one)) +
+                  at.weight[1] * logarithm(select(inside, v, one));
+    return select(inside, -sum, fill<V>(INFINITY));
+  }
   template <class V>
   OPTL_HD static void curving(const V& a, const Barrier<V>& at, const V* d, const V* e, V* out) {
     const V b = 2.0 * a, c = 2.0 - b, u = at.z[0], v = at.z[1], phi = at.slope[0] * u / b;
@@ -156,14 +137,15 @@ struct Power {
     out[1] = phi * c / v * ((c - 1.0) * ((c - 2.0) * d2 * e2 + b * cross) + b * (b - 1.0) * d1 * e1);
     out[2] = fill<V>(0);
   }
-  /// (CIP-20), by Newton's method on the logarithm of k (CIP-21).
+  /// (CIP-20), by Newton's method on the logarithm of k (CIP-21). Lanes in which s is inside.
   template <class V>
-  OPTL_HD static void conjugate(const V& a, const V* s, V* out) {
+  OPTL_HD static MaskOf<V> conjugate(const V& a, const V* s, V* out) {
     const V zero = fill<V>(0), one = fill<V>(1), b = 1.0 - a, t = absolute(s[2]);
     const auto flat = t * t <= 1e-200 * s[0] * s[1];
     const V base = 2.0 * a * logarithm(s[0]) + 2.0 * b * logarithm(s[1]);
     const V gamma = base - 2.0 * logarithm(select(flat, one, t));
-    V k = 1.0 / select(flat, one, most(exponential_less_one(gamma), fill<V>(1e-300)));
+    // From 1 / (e^gamma - 1), which is below; where that is all rounding, e^gamma - 1 is gamma.
+    V k = 1.0 / select(flat, one, most(most(exponential(gamma) - 1.0, gamma), fill<V>(1e-300)));
     for (int step = 0; step < kNewton; ++step) {
       const V first = (1.0 + a) / a + 2.0 * k, second = (1.0 + b) / b + 2.0 * k;
       const V excess = 2.0 * a * logarithm(first) + 2.0 * b * logarithm(second) - logarithm(4.0 * k * (1.0 + k)) - gamma;
@@ -177,6 +159,7 @@ struct Power {
     out[0] = (1.0 + a + 2.0 * a * k) / s[0], out[1] = (1.0 + b + 2.0 * b * k) / s[1];
     const V phi = exponential(2.0 * a * logarithm(out[0] / a) + 2.0 * b * logarithm(out[1] / b));
     out[2] = -0.5 * s[2] * phi / (1.0 + k);
+    return (s[0] > zero) & (s[1] > zero) & (flat | (gamma > zero));
   }
 };
 

@@ -20,9 +20,8 @@ OPTL_HD inline double square_root(double v) { return std::sqrt(v); }
 OPTL_HD inline double power_of_two(double v) { return rules::power_of_two(v); }
 OPTL_HD inline double logarithm(double v) { return std::log(v); }
 OPTL_HD inline double exponential(double v) { return std::exp(v); }
-/// log(1 + v) and exp(v) - 1 without cancellation.
+/// log(1 + v) without cancellation.
 OPTL_HD inline double logarithm_above_one(double v) { return std::log1p(v); }
-OPTL_HD inline double exponential_less_one(double v) { return std::expm1(v); }
 
 /// a b + c, rounded once where a vector's is.
 OPTL_HD inline double multiply_add(double a, double b, double c) {
