@@ -71,11 +71,10 @@ def _solve_valid(structure: Structure, solver: ConeSolver, count: int, data: Seq
     P, q, A, b = (tensor.numpy() for tensor in data)
     answer = solver.solve_cones(ConeProgram(structure.cones, on_P, P, q, on_A, A, b, count))
     x, s, z, status, iterations = (torch.from_numpy(part) for part in answer)
-    if not answer.status.any() and np.isfinite(answer.x.sum() + answer.s.sum() + answer.z.sum()):  # as a rule
-        point = refined_point(structure, data, x, s, z)
-        if bool(point.residuals.amax() <= solver.eps):
-            *at, residuals = point
-            return Point(*at, x.new_zeros(count), iterations.double(), residuals)
+    if not answer.status.any() and all(np.isfinite(part).all() for part in answer[:3]):  # as a rule
+        at, v, w, slack, multiplier, residuals = refined_point(structure, data, x, s, z)
+        if bool((residuals <= solver.eps).all()):
+            return Point(at, v, w, slack, multiplier, x.new_zeros(count), iterations.double(), residuals)
     primal, dual = status == int(Status.PRIMAL_INFEASIBLE), status == int(Status.DUAL_INFEASIBLE)
     usable = torch.isfinite(torch.cat([x, s, z], -1)).all(-1) & ~primal & ~dual
     safe = [torch.where(usable.unsqueeze(-1), part, 0.0) for part in (x, s, z)]
