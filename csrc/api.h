@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "optlayers/batch.h"
+#include "optlayers/moments.h"
 
 namespace optl {
 
@@ -92,5 +93,21 @@ void chain(const RowSizes& sizes, Batched<const T> x, Batched<const T> up, Batch
 /// The mean of x over its block, for every entry; labels as `chain` gives them. Does not allocate.
 template <class T>
 void block_mean(const RowSizes& sizes, Batched<const T> x, Batched<const int64_t> labels, Batched<T> mean, int threads);
+
+/// The step of `count` tensors; out: u, m, v, top, or p + u in place of u with `apply`. An array may be read and written.
+/// Does not allocate.
+template <class T>
+void moments_step(Second second, const MomentNumbers<T>& numbers, int64_t count, const MomentArrays<T>* tensors,
+                  bool apply, int threads);
+
+/// Its cotangents; change: those of u, m, v, top; out: those of g, p, m, v, top. Does not allocate.
+template <class T>
+void moments_pull(Second second, const MomentNumbers<T>& numbers, int64_t count, const MomentArrays<T>* tensors,
+                  int threads);
+
+/// Its tangents; change: those of g, p, m, v, top; out: those of u, m, v, top. Does not allocate.
+template <class T>
+void moments_push(Second second, const MomentNumbers<T>& numbers, int64_t count, const MomentArrays<T>* tensors,
+                  int threads);
 
 }  // namespace optl

@@ -132,6 +132,19 @@ void cone_solve(int64_t plan_at, int64_t batch, int64_t exponents, const py::tup
   optl::cone_solve(plan, in, eps, max_steps, out, address<double>(workspace), threads);
 }
 
+template <class T>
+void moments_step(int second, int64_t numbers, int64_t count, int64_t table, bool apply, int threads) {
+  const py::gil_scoped_release release;
+  optl::moments_step<T>(static_cast<optl::Second>(second), optl::moment_numbers<T>(numbers), count, optl::moment_arrays<T>(table),
+                        apply, threads);
+}
+
+template <class T, auto Kernel>
+void moments_change(int second, int64_t numbers, int64_t count, int64_t table, int threads) {
+  const py::gil_scoped_release release;
+  Kernel(static_cast<optl::Second>(second), optl::moment_numbers<T>(numbers), count, optl::moment_arrays<T>(table), threads);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
@@ -161,5 +174,11 @@ PYBIND11_MODULE(_C, module) {
   module.def("cone_analyse", &cone_analyse, "Analyse a pattern of cone programs.");
   module.def("cone_workspace", &cone_workspace, "Doubles of workspace a thread needs for a batch on this plan.");
   module.def("cone_solve_float64", &cone_solve);
+  module.def("moments_step_float32", &moments_step<float>);
+  module.def("moments_step_float64", &moments_step<double>);
+  module.def("moments_pull_float32", &moments_change<float, &optl::moments_pull<float>>);
+  module.def("moments_pull_float64", &moments_change<double, &optl::moments_pull<double>>);
+  module.def("moments_push_float32", &moments_change<float, &optl::moments_push<float>>);
+  module.def("moments_push_float64", &moments_change<double, &optl::moments_push<double>>);
   module.def("chain_workspace", &optl::chain_workspace, "Doubles of workspace a thread needs for rows of n.");
 }

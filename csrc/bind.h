@@ -1,4 +1,4 @@
-// How Python hands over the arrays of a quadratic program, to the CPU's kernels and to those of CUDA.
+// How Python hands over the arrays of quadratic programs and of optimizer steps, to the CPU's kernels and to those of CUDA.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "optlayers/batch.h"
+#include "optlayers/moments.h"
 
 namespace optl {
 
@@ -85,5 +86,24 @@ class Reader {
 };
 
 inline QpSizes sizes(const pybind11::tuple& values) { return Reader(values).sizes(); }
+
+/// The twelve numbers of a step, which come as doubles.
+template <class T>
+MomentNumbers<T> moment_numbers(int64_t values) {
+  const double* v = reinterpret_cast<const double*>(values);
+  MomentNumbers<T> c{};
+  for (T* field : {&c.gradient, &c.decay, &c.keep1, &c.take1, &c.keep2, &c.take2, &c.alpha, &c.beta, &c.sigma, &c.rho,
+                   &c.epsilon, &c.shrink}) {
+    *field = static_cast<T>(*v++);
+  }
+  return c;
+}
+
+/// Tensors come as a table of 64-bit integers, which MomentArrays is laid out as.
+template <class T>
+const MomentArrays<T>* moment_arrays(int64_t table) {
+  static_assert(sizeof(MomentArrays<T>) == 16 * sizeof(int64_t));
+  return reinterpret_cast<const MomentArrays<T>*>(table);
+}
 
 }  // namespace optl

@@ -69,6 +69,24 @@ void cone_solve(const ConePlan& plan, const ConeProblem& problem, double eps, in
   OPTL_DISPATCH(cone_solve, plan, problem, eps, max_steps, result, workspace, threads);
 }
 
+template <class T>
+void moments_step(Second second, const MomentNumbers<T>& numbers, int64_t count, const MomentArrays<T>* tensors,
+                  bool apply, int threads) {
+  OPTL_DISPATCH(moments_step, second, numbers, count, tensors, apply, threads);
+}
+
+template <class T>
+void moments_pull(Second second, const MomentNumbers<T>& numbers, int64_t count, const MomentArrays<T>* tensors,
+                  int threads) {
+  OPTL_DISPATCH(moments_pull, second, numbers, count, tensors, threads);
+}
+
+template <class T>
+void moments_push(Second second, const MomentNumbers<T>& numbers, int64_t count, const MomentArrays<T>* tensors,
+                  int threads) {
+  OPTL_DISPATCH(moments_push, second, numbers, count, tensors, threads);
+}
+
 template void qp_solve(const QpSizes&, const QpProblem<float>&, double, int64_t, const QpResult<float>&, double*, int);
 template void qp_solve(const QpSizes&, const QpProblem<double>&, double, int64_t, const QpResult<double>&, double*,
                        int);
@@ -82,5 +100,12 @@ template void entmax15(const RowSizes&, Batched<const float>, Batched<float>, in
 template void simplex(const RowSizes&, Batched<const double>, Batched<const double>, Batched<double>, Batched<bool>, int);
 template void simplex_backward(const RowSizes&, Batched<const bool>, Batched<const double>, Batched<double>, Batched<double>, int);
 template void entmax15(const RowSizes&, Batched<const double>, Batched<double>, int);
+
+template void moments_step(Second, const MomentNumbers<float>&, int64_t, const MomentArrays<float>*, bool, int);
+template void moments_pull(Second, const MomentNumbers<float>&, int64_t, const MomentArrays<float>*, int);
+template void moments_push(Second, const MomentNumbers<float>&, int64_t, const MomentArrays<float>*, int);
+template void moments_step(Second, const MomentNumbers<double>&, int64_t, const MomentArrays<double>*, bool, int);
+template void moments_pull(Second, const MomentNumbers<double>&, int64_t, const MomentArrays<double>*, int);
+template void moments_push(Second, const MomentNumbers<double>&, int64_t, const MomentArrays<double>*, int);
 
 }  // namespace optl

@@ -36,6 +36,12 @@ bool uses(Accelerator accelerator);
   int64_t cone_workspace(const ConePlan&, int64_t batch);                                                       \
   void cone_solve(const ConePlan&, const ConeProblem&, double eps, int64_t max_steps, const ConeResult&, double*, \
                   int threads);                                                                                 \
+  template <class T>                                                                                            \
+  void moments_step(Second, const MomentNumbers<T>&, int64_t count, const MomentArrays<T>*, bool apply, int);   \
+  template <class T>                                                                                            \
+  void moments_pull(Second, const MomentNumbers<T>&, int64_t count, const MomentArrays<T>*, int threads);       \
+  template <class T>                                                                                            \
+  void moments_push(Second, const MomentNumbers<T>&, int64_t count, const MomentArrays<T>*, int threads);       \
   }
 
 OPTL_DECLARE_KERNELS(portable)

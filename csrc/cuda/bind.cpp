@@ -74,6 +74,23 @@ void qp_backward(const py::tuple& sizes, const py::tuple& arrays, double toleran
         "qp_backward");
 }
 
+template <class T>
+void moments_step(int second, int64_t numbers, int64_t count, int64_t table, bool apply, int device, int64_t stream) {
+  const py::gil_scoped_release release;
+  check(optl::cuda::moments_step<T>(static_cast<optl::Second>(second), optl::moment_numbers<T>(numbers), count,
+                                    optl::moment_arrays<T>(table), apply, device,
+                                    reinterpret_cast<optl::cuda::Stream>(stream)),
+        "moments_step");
+}
+
+template <class T, auto Kernel>
+void moments_change(int second, int64_t numbers, int64_t count, int64_t table, int device, int64_t stream) {
+  const py::gil_scoped_release release;
+  check(Kernel(static_cast<optl::Second>(second), optl::moment_numbers<T>(numbers), count,
+               optl::moment_arrays<T>(table), device, reinterpret_cast<optl::cuda::Stream>(stream)),
+        "the derivative of moments_step");
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cuda, module) {
@@ -91,4 +108,10 @@ PYBIND11_MODULE(_cuda, module) {
   module.def("qp_kkt_float64", &qp_kkt<double>);
   module.def("qp_backward_float32", &qp_backward<float>);
   module.def("qp_backward_float64", &qp_backward<double>);
+  module.def("moments_step_float32", &moments_step<float>);
+  module.def("moments_step_float64", &moments_step<double>);
+  module.def("moments_pull_float32", &moments_change<float, &optl::cuda::moments_pull<float>>);
+  module.def("moments_pull_float64", &moments_change<double, &optl::cuda::moments_pull<double>>);
+  module.def("moments_push_float32", &moments_change<float, &optl::cuda::moments_push<float>>);
+  module.def("moments_push_float64", &moments_change<double, &optl::cuda::moments_push<double>>);
 }

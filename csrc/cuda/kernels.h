@@ -2,6 +2,7 @@
 #pragma once
 
 #include "optlayers/batch.h"
+#include "optlayers/moments.h"
 
 namespace optl::cuda {
 
@@ -48,5 +49,21 @@ Error qp_solve(const QpSizes& sizes, const QpProblem<T>& problem, double eps, in
 template <class T>
 Error qp_backward(const QpSizes& sizes, const QpBackward<T>& in, double tolerance, const QpBackwardResult<T>& result,
                   double* workspace, int device, Stream stream);
+
+/// The step of `count` tensors, as moments_step of api.h; the arrays are the device's, the list of them is the host's and
+/// may go after the call. Does not allocate and waits for nothing.
+template <class T>
+Error moments_step(Second second, const MomentNumbers<T>& numbers, int64_t count, const MomentArrays<T>* tensors,
+                   bool apply, int device, Stream stream);
+
+/// Its cotangents, as moments_pull of api.h.
+template <class T>
+Error moments_pull(Second second, const MomentNumbers<T>& numbers, int64_t count, const MomentArrays<T>* tensors,
+                   int device, Stream stream);
+
+/// Its tangents, as moments_push of api.h.
+template <class T>
+Error moments_push(Second second, const MomentNumbers<T>& numbers, int64_t count, const MomentArrays<T>* tensors,
+                   int device, Stream stream);
 
 }  // namespace optl::cuda

@@ -332,10 +332,11 @@ int check_device();    // device.cpp
 int check_ldl();       // ldl.cpp
 int check_cone_kkt();  // cone_kkt.cpp
 int check_cones();     // cones.cpp
+int check_updates();   // updates.cpp
 
 int main() {
   check_all<double>();
   check_all<float>();
-  failures += check_searches() + check_device() + check_ldl() + check_cone_kkt() + check_cones();
+  failures += check_searches() + check_device() + check_ldl() + check_cone_kkt() + check_cones() + check_updates();
   return failures ? EXIT_FAILURE : EXIT_SUCCESS;
 }

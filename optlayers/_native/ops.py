@@ -8,7 +8,7 @@ Ops are primal only: they have no derivative.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -216,11 +216,15 @@ def _direct(*tensors: Tensor) -> bool:
     So it is for plain tensors on the CPU while nothing is there that has to see the op: no compiler, no functorch
     transform, no dispatch or function mode, no tracer.
     """
-    if torch.compiler.is_compiling() or _C is None or peek_interpreter_stack() is not None:
-        return False
-    if _len_torch_dispatch_stack() or _len_torch_function_stack() or _is_tracing():
+    if _C is None or not _unwatched():
         return False
     return all([_dispatch_keys(t).raw_repr() == _PLAIN_KEYS for t in tensors])  # a list: faster than a generator
+
+
+def _unwatched() -> bool:
+    if torch.compiler.is_compiling() or peek_interpreter_stack() is not None:
+        return False
+    return not (_len_torch_dispatch_stack() or _len_torch_function_stack() or _is_tracing())
 
 
 # `t.new_empty(*shape)` is the cheapest way to a contiguous tensor: half of torch.empty(shape, dtype=..., device=...).
@@ -259,7 +263,7 @@ def _filled(v: Sequence[Tensor | None], x, y, z, active_lb, active_ub) -> list[T
     return [x.new_zeros(shape) if t is None else t for t, shape in zip(v, shapes, strict=True)]
 
 
-def call(kernel: str, dtype: torch.dtype, *arguments: int) -> None:
+def call(kernel: str, dtype: torch.dtype, *arguments: Any) -> None:
     """Call the extension's function for this dtype, with the number of threads last."""
     of_dtype(_C, kernel, dtype)(*arguments, torch.get_num_threads())
 

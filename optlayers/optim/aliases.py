@@ -2,25 +2,24 @@
 
 All hyper-parameters may be tensors (0-d, or of shapes that broadcast with every parameter) and are differentiable;
 `lr` may be a schedule, too. Defaults are those of :mod:`torch.optim`.
+
+Where all of them but `lr` are numbers, a kernel takes the step of all tensors at once, and another one its derivative.
+There `fused` of False asks for plain torch, which has the same values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from .._base.tree import Tree
-from .fused import adam_step
+from .assembly import Mask, Rate, optimizer
 from .hyper import check_betas, check_nonnegative, is_zero
-from .lists import Scalar, Tensors, precise
+from .lists import Scalar, precise
 from .moments import scale_by_adam, scale_by_adamax, scale_by_adan, scale_by_nadam, scale_by_radam
 from .momentum import scale_by_lion, trace
 from .rescaling import scale_by_adadelta, scale_by_rms, scale_by_rss, scale_by_trust_ratio
-from .scaling import Schedule, add_decayed_weights, add_proximal_decay, negate, scale_by_learning_rate
+from .scaling import add_decayed_weights, add_proximal_decay, negate, scale_by_learning_rate
+from .torch_kernel import with_torch_step
 from .transformation import GradientTransformation, chain, identity
 
-Rate = Scalar | Schedule
 Betas = tuple[Scalar, Scalar]
-Mask = Tree | Callable[[Tensors], Tree]
 
 
 def sgd(
@@ -30,6 +29,8 @@ def sgd(
     weight_decay: Scalar = 0.0,
     nesterov: bool = False,
     maximize: bool = False,
+    *,
+    fused: bool = True,
 ) -> GradientTransformation:
     """Gradient descent, with momentum if that is given (see :func:`~optlayers.optim.trace`).
 
@@ -39,12 +40,8 @@ def sgd(
     check_nonnegative("sgd", lr=lr)
     if nesterov and (is_zero(momentum) or not is_zero(dampening)):
         raise ValueError(f"sgd: nesterov needs momentum and no dampening; got {momentum} and {dampening}.")
-    return chain(
-        negate(maximize),
-        add_decayed_weights(weight_decay),
-        identity() if is_zero(momentum) else trace(momentum, dampening, nesterov),
-        scale_by_learning_rate(lr),
-    )
+    moving = identity() if is_zero(momentum) else trace(momentum, dampening, nesterov, fused=fused)
+    return optimizer(moving, lr, weight_decay, False, maximize)
 
 
 def adam(
@@ -55,6 +52,8 @@ def adam(
     amsgrad: bool = False,
     maximize: bool = False,
     eps_root: Scalar = 0.0,
+    *,
+    fused: bool = True,
 ) -> GradientTransformation:
     """First over root of second moment; `eps_root` is added inside the root (:func:`~optlayers.optim.scale_by_adam`).
 
@@ -62,14 +61,11 @@ def adam(
     """
     check_nonnegative("adam", lr=lr)
     check_betas("adam", betas)
-    parts = chain(
-        negate(maximize),
-        add_decayed_weights(weight_decay),
-        scale_by_adam(*betas, eps, eps_root, amsgrad),
-        scale_by_learning_rate(lr),
-    )
-    step = adam_step(lr, betas, eps, weight_decay, amsgrad, maximize, decoupled=False) if is_zero(eps_root) else None
-    return GradientTransformation(parts.init_list, parts.update_list, step)
+    scaled = scale_by_adam(*betas, eps, eps_root, amsgrad, fused=fused)
+    plain = optimizer(scaled, lr, weight_decay, False, maximize)
+    if not fused or not is_zero(eps_root):
+        return plain
+    return with_torch_step(plain, lr, betas, eps, weight_decay, amsgrad, maximize, decoupled=False)
 
 
 def adamw(
@@ -81,6 +77,8 @@ def adamw(
     maximize: bool = False,
     eps_root: Scalar = 0.0,
     mask: Mask | None = None,
+    *,
+    fused: bool = True,
 ) -> GradientTransformation:
     """Adam with decoupled weight decay, of the parameters that `mask` picks (:func:`~optlayers.optim.masked`).
 
@@ -88,15 +86,11 @@ def adamw(
     """
     check_nonnegative("adamw", lr=lr)
     check_betas("adamw", betas)
-    parts = chain(
-        negate(maximize),
-        scale_by_adam(*betas, eps, eps_root, amsgrad),
-        add_decayed_weights(weight_decay, mask),
-        scale_by_learning_rate(lr),
-    )
-    plain = is_zero(eps_root) and mask is None
-    step = adam_step(lr, betas, eps, weight_decay, amsgrad, maximize, decoupled=True) if plain else None
-    return GradientTransformation(parts.init_list, parts.update_list, step)
+    scaled = scale_by_adam(*betas, eps, eps_root, amsgrad, fused=fused)
+    plain = optimizer(scaled, lr, weight_decay, True, maximize, mask)
+    if not fused or not is_zero(eps_root) or mask is not None:
+        return plain
+    return with_torch_step(plain, lr, betas, eps, weight_decay, amsgrad, maximize, decoupled=True)
 
 
 def nadam(
@@ -107,13 +101,15 @@ def nadam(
     momentum_decay: Scalar = 4e-3,
     decoupled_weight_decay: bool = False,
     maximize: bool = False,
+    *,
+    fused: bool = True,
 ) -> GradientTransformation:
     """Adam with Nesterov's momentum (:func:`~optlayers.optim.scale_by_nadam`).
 
     References: Dozat, "Incorporating Nesterov momentum into Adam" (2016).
     """
     check_betas("nadam", betas)
-    scaled = scale_by_nadam(*betas, eps, momentum_decay)
+    scaled = scale_by_nadam(*betas, eps, momentum_decay, fused=fused)
     return _decayed("nadam", scaled, lr, weight_decay, decoupled_weight_decay, maximize)
 
 
@@ -124,13 +120,15 @@ def radam(
     weight_decay: Scalar = 0.0,
     decoupled_weight_decay: bool = False,
     maximize: bool = False,
+    *,
+    fused: bool = True,
 ) -> GradientTransformation:
     """Adam with a rectified adaptive rate (:func:`~optlayers.optim.scale_by_radam`).
 
     References: Liu et al., "On the variance of the adaptive learning rate and beyond" (2020).
     """
     check_betas("radam", betas)
-    scaled = scale_by_radam(*betas, eps)
+    scaled = scale_by_radam(*betas, eps, fused=fused)
     return _decayed("radam", scaled, lr, weight_decay, decoupled_weight_decay, maximize)
 
 
@@ -140,13 +138,15 @@ def adamax(
     eps: Scalar = 1e-8,
     weight_decay: Scalar = 0.0,
     maximize: bool = False,
+    *,
+    fused: bool = True,
 ) -> GradientTransformation:
     """Adam in the infinity norm (:func:`~optlayers.optim.scale_by_adamax`).
 
     References: Kingma and Ba, "Adam: a method for stochastic optimization" (2015), section 7.
     """
     check_betas("adamax", betas)
-    return _decayed("adamax", scale_by_adamax(*betas, eps), lr, weight_decay, False, maximize)
+    return _decayed("adamax", scale_by_adamax(*betas, eps, fused=fused), lr, weight_decay, False, maximize)
 
 
 def adadelta(
@@ -166,6 +166,8 @@ def adagrad(
     initial_accumulator_value: float = 0.0,
     eps: Scalar = 1e-10,
     maximize: bool = False,
+    *,
+    fused: bool = True,
 ) -> GradientTransformation:
     """Steps over the root of all squares so far (:func:`~optlayers.optim.scale_by_rss`), at ``lr / (1 + n lr_decay)``.
 
@@ -175,7 +177,7 @@ def adagrad(
     slowing = (
         None if is_zero(lr_decay) else lambda n: precise(lr(n) if callable(lr) else lr) / (1 + n * precise(lr_decay))
     )
-    scaled = scale_by_rss(initial_accumulator_value, eps)
+    scaled = scale_by_rss(initial_accumulator_value, eps, fused=fused)
     return _decayed("adagrad", scaled, slowing or lr, weight_decay, False, maximize)
 
 
@@ -187,13 +189,15 @@ def rmsprop(
     momentum: Scalar = 0.0,
     centered: bool = False,
     maximize: bool = False,
+    *,
+    fused: bool = True,
 ) -> GradientTransformation:
     """Steps over a running root mean square (:func:`~optlayers.optim.scale_by_rms`).
 
     References: Hinton, lecture 6 of "Neural networks for machine learning" (2012); Graves (2013) for `centered`.
     """
-    scaled = scale_by_rms(alpha, eps, centered)
-    moving = scaled if is_zero(momentum) else chain(scaled, trace(momentum))
+    scaled = scale_by_rms(alpha, eps, centered, fused=fused)
+    moving = scaled if is_zero(momentum) else chain(scaled, trace(momentum, fused=fused))
     return _decayed("rmsprop", moving, lr, weight_decay, False, maximize)
 
 
@@ -235,6 +239,8 @@ def lamb(
     eps: Scalar = 1e-6,
     weight_decay: Scalar = 0.0,
     maximize: bool = False,
+    *,
+    fused: bool = True,
 ) -> GradientTransformation:
     """Adam, with decoupled weight decay, scaled to the norm of each tensor.
 
@@ -244,7 +250,7 @@ def lamb(
     check_betas("lamb", betas)
     return chain(
         negate(maximize),
-        scale_by_adam(*betas, eps),
+        scale_by_adam(*betas, eps, fused=fused),
         add_decayed_weights(weight_decay),
         scale_by_trust_ratio(),
         scale_by_learning_rate(lr),
@@ -254,8 +260,5 @@ def lamb(
 def _decayed(
     name: str, scaled: GradientTransformation, lr: Rate, weight_decay: Scalar, decoupled: bool, maximize: bool
 ) -> GradientTransformation:
-    """`scaled` after weight decay, before it if `decoupled`; then the learning rate."""
     check_nonnegative(name, lr=lr)
-    decay = add_decayed_weights(weight_decay)
-    first, second = (scaled, decay) if decoupled else (decay, scaled)
-    return chain(negate(maximize), first, second, scale_by_learning_rate(lr))
+    return optimizer(scaled, lr, weight_decay, decoupled, maximize)

@@ -1,49 +1,86 @@
-"""The ordinary Adam step in one kernel, in place and without derivative: torch's own, where it has one."""
-
-# torch gives its foreach and fused kernels no public name.
-# pyright: reportPrivateImportUsage=false
+"""When a step of lists of tensors is taken by a kernel."""
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from functools import cache
 
 import torch
 from torch import Tensor
+from torch._C import _len_torch_dispatch_stack
+from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
 
+from .. import _native
+from .._native import update_ops
+from .._native.update_ops import Moments
+from .fused_ops import Step, differentiable, full
 from .lists import Tensors
-from .transformation import State, Step
+from .moment_rule import Entry, Next
 
 
-def adam_step(
-    lr: Any, betas: tuple[Any, Any], eps: Any, weight_decay: Any, amsgrad: bool, maximize: bool, decoupled: bool
-) -> Step | None:
-    """Adam (AdamW if `decoupled`) on the state of the alias; None if the kernel does not take the options.
-
-    It takes numbers, and a 0-d tensor as rate.
-    """
-    if not all(isinstance(value, (int, float)) for value in (*betas, eps, weight_decay)):
+def fused_step(numbers: Moments, entry: Entry, overwrite: bool) -> Next | None:
+    """:func:`moment_step` in a kernel, or None where there is none for these tensors and numbers."""
+    g, _, m, v, top = entry
+    tensors = [tensor for column in entry if column is not None for tensor in column]
+    if not _fits(numbers, g, tensors):
         return None
-    if not isinstance(lr, (int, float)) and not (isinstance(lr, Tensor) and lr.ndim == 0):
-        return None
-    kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
-
-    def step(params: Tensors, grads: Tensors, state: State) -> State:
-        moments = next(part for part in state if isinstance(part, dict))
-        moments = {**moments, "step": moments["step"] + 1}
-        steps = [moments["step"].to(params[0].device, torch.float32)] * len(params)
-        largest = moments["nu_max"] if amsgrad else []
-        kernel(
-            params, grads, moments["mu"], moments["nu"], largest, steps, lr=lr, beta1=betas[0], beta2=betas[1],
-            weight_decay=weight_decay, eps=eps, amsgrad=amsgrad, maximize=maximize,
-        )  # fmt: skip
-        return tuple(moments if isinstance(part, dict) else part for part in state)
-
-    return step
+    if overwrite and _writable(tensors):
+        u = [torch.empty_like(tensor) for tensor in g]
+        update_ops.step(numbers, entry, (u, m, v, top))
+        return u, m, v, top
+    step = Step(numbers, len(g), [column is not None for column in entry])
+    u, m, v, top = [
+        None if c is None else full(c) for c in step.columns(differentiable(step, tensors), step.there_after)
+    ]
+    return u or [], m, v, top
 
 
-def fits(params: list[Tensor], grads: list[Tensor]) -> bool:
-    """Whether the kernel takes these tensors: one dtype and device, on CPU or CUDA, dense and laid out alike."""
-    dtype, device = params[0].dtype, params[0].device
-    return device.type in ("cpu", "cuda") and all(
-        tensor.dtype == dtype and tensor.device == device and tensor.is_contiguous() for tensor in (*params, *grads)
+def fused_apply(numbers: Moments, entry: Entry) -> bool:
+    """Add the update to the parameters, in place like the moments; False where there is no kernel for that."""
+    g, p, *moments = entry
+    tensors = [tensor for column in entry if column is not None for tensor in column]
+    if not _fits(numbers, g, tensors) or not _writable(tensors):
+        return False
+    update_ops.step(numbers, entry, (p, *moments), apply=True)
+    return True
+
+
+def _fits(numbers: Moments, g: Tensors, tensors: Tensors) -> bool:
+    """Whether a kernel takes this step: of numbers, and of real tensors of one dtype on one device."""
+    if not g or torch.compiler.is_compiling() or _len_torch_dispatch_stack() or not numbers.constant():
+        return False
+    dtype, device = g[0].dtype, g[0].device
+    if dtype not in (torch.float32, torch.float64) or any([tensor.dtype != dtype for tensor in tensors]):
+        return False
+    if not update_ops.reachable(tensors):  # what is below follows from it
+        if any([type(tensor) not in _CLASSES or tensor.device != device for tensor in tensors]):
+            return False
+    return [tensor.numel() for tensor in g] * (len(tensors) // len(g)) == [t.numel() for t in tensors] and _available(
+        device
     )
+
+
+_CLASSES = (Tensor, torch.nn.Parameter)
+
+
+@cache
+def _available(device: torch.device) -> bool:
+    """Whether there are kernels on the device; where there could be, their absence is told, once."""
+    if device.type in ("cpu", "cuda") and (reason := _native.why_not(device)) is not None:
+        warnings.warn(
+            f"optlayers.optim: no fused kernels on {device}, since {reason}; steps are taken in plain torch, with the "
+            "same values. fused=False asks for that.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        return False
+    return device.type in ("cpu", "cuda")
+
+
+def _writable(tensors: Tensors) -> bool:
+    """Whether the kernel may write to the tensors themselves, and nobody records that."""
+    if peek_interpreter_stack() is not None or forward_ad._current_level >= 0 or not update_ops.reachable(tensors):
+        return False
+    recorded = torch.is_grad_enabled() and any([tensor.requires_grad for tensor in tensors])
+    return not recorded and all([tensor.is_contiguous() for tensor in tensors])

@@ -9,14 +9,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._native.update_ops import Moments, Second
 from . import counting, lists
+from .assembly import by_moments
 from .hyper import check_fractions, check_nonnegative
 from .lists import Scalar, Tensors
+from .moment_rule import MomentRule
 from .transformation import GradientTransformation, State
 
 
 def scale_by_adam(
-    b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, eps_root: Scalar = 0.0, amsgrad: bool = False
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
+    eps_root: Scalar = 0.0,
+    amsgrad: bool = False,
+    *,
+    fused: bool = True,
 ) -> GradientTransformation:
     """``m_hat / (sqrt(v_hat + eps_root) + eps)``; with `amsgrad` ``v`` is its largest value so far.
 
@@ -24,43 +33,38 @@ def scale_by_adam(
     """
     _check("scale_by_adam", b1, b2, eps)
     check_nonnegative("scale_by_adam", eps_root=eps_root)
+    second, largest = (Second.LARGEST, "nu_max") if amsgrad else (Second.SQUARE, None)
 
     def init(params: Tensors) -> State:
         return {**_moments(params), **({"nu_max": lists.zeros(params)} if amsgrad else {})}
 
-    def update(updates: Tensors, state: State, params: Tensors | None, overwrite: bool) -> tuple[Tensors, State]:
-        new, n = _advance(updates, state, b1, b2, overwrite)
-        second = new["nu"]
-        if amsgrad:
-            second = new["nu_max"] = lists.maximum(state["nu_max"], second)
+    def numbers(state: State) -> tuple[Moments, State]:
+        step, n = _next(state)
         c1, c2 = _correction(b1, n), _correction(b2, n)
-        root = lists.root(lists.shift(second, eps_root * c2), overwrite)
         # Both corrections go into the denominator, which spares a pass over the parameters.
-        root = lists.shift(lists.scale(root, c1 / c2**0.5, overwrite), eps * c1, overwrite)
-        return lists.divide(new["mu"], root, overwrite), new
+        return Moments(second, b1, b2, sigma=c1 / c2**0.5, rho=eps_root * c2, epsilon=eps * c1), step
 
-    return GradientTransformation(init, update)
+    return by_moments(init, MomentRule(("mu", "nu", largest), numbers), fused)
 
 
-def scale_by_adamax(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8) -> GradientTransformation:
+def scale_by_adamax(
+    b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, *, fused: bool = True
+) -> GradientTransformation:
     """``m_hat / u`` with ``u <- max(b2 u, |g| + eps)``.
 
     References: Kingma and Ba, "Adam" (2015), section 7.
     """
     _check("scale_by_adamax", b1, b2, eps)
 
-    def update(updates: Tensors, state: State, params: Tensors | None, overwrite: bool) -> tuple[Tensors, State]:
-        step = state["step"] + 1
-        mu = lists.average(state["mu"], updates, b1, overwrite)
-        nu = lists.maximum(lists.scale(state["nu"], b2), lists.shift(lists.absolute(updates), eps))
-        size = lists.scale(lists.at_least_smallest(nu), _correction(b1, counting.read(step)))
-        return lists.divide(mu, size), {"step": step, "mu": mu, "nu": nu}
+    def numbers(state: State) -> tuple[Moments, State]:
+        step, n = _next(state)
+        return Moments(Second.MAXIMUM, b1, b2, take2=eps, sigma=_correction(b1, n)), step
 
-    return GradientTransformation(_moments, update)
+    return by_moments(_moments, MomentRule(("mu", "nu", None), numbers), fused)
 
 
 def scale_by_nadam(
-    b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, momentum_decay: Scalar = 4e-3
+    b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, momentum_decay: Scalar = 4e-3, *, fused: bool = True
 ) -> GradientTransformation:
     """Adam with Nesterov's momentum, whose rate rises as ``b1 (1 - 0.96^(n momentum_decay) / 2)``.
 
@@ -76,46 +80,43 @@ def scale_by_nadam(
     def init(params: Tensors) -> State:
         return {**_moments(params), "rates": torch.ones((), dtype=torch.float64)}
 
-    def update(updates: Tensors, state: State, params: Tensors | None, overwrite: bool) -> tuple[Tensors, State]:
-        new, n = _advance(updates, state, b1, b2, overwrite)
+    def numbers(state: State) -> tuple[Moments, State]:
+        step, n = _next(state)
         now, following = rate(n), rate(n + 1)
-        new["rates"] = state["rates"] * now  # their product so far
-        product = counting.read(new["rates"]) if constant else new["rates"]
-        mean = lists.scale(new["mu"], following / (1 - product * following))
-        mean = lists.add(mean, updates, (1 - now) / (1 - product))
-        root = lists.scale(lists.root(new["nu"], overwrite), _correction(b2, n) ** -0.5, overwrite)
-        return lists.divide(mean, lists.shift(root, eps, overwrite), overwrite), new
+        rates = state["rates"] * now  # their product so far
+        product = counting.read(rates) if constant else rates
+        alpha, beta = following / (1 - product * following), (1 - now) / (1 - product)
+        sigma = _correction(b2, n) ** -0.5
+        return Moments(Second.SQUARE, b1, b2, alpha=alpha, beta=beta, sigma=sigma, epsilon=eps), {
+            **step,
+            "rates": rates,
+        }
 
-    return GradientTransformation(init, update)
+    return by_moments(init, MomentRule(("mu", "nu", None), numbers), fused)
 
 
-def scale_by_radam(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8) -> GradientTransformation:
+def scale_by_radam(
+    b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, *, fused: bool = True
+) -> GradientTransformation:
     """``m_hat`` while the variance of ``v_hat`` is intractable, then Adam times a rectification.
 
     References: Liu et al., "On the variance of the adaptive learning rate and beyond" (2020).
     """
     _check("scale_by_radam", b1, b2, eps)
 
-    def update(updates: Tensors, state: State, params: Tensors | None, overwrite: bool) -> tuple[Tensors, State]:
-        new, n = _advance(updates, state, b1, b2, overwrite)
-        mean = lists.scale(new["mu"], 1 / _correction(b1, n))
-        decay, correction = lists.precise(b2), _correction(b2, n)
+    def numbers(state: State) -> tuple[Moments, State]:
+        step, n = _next(state)
+        mean, decay, correction = 1 / _correction(b1, n), lists.precise(b2), _correction(b2, n)
         longest = 2 / (1 - decay) - 1
         length = longest - 2 * n * decay**n / correction
         tractable = length > 5
-        if not isinstance(tractable, Tensor) and not tractable:
-            return mean, new
-        chosen = torch.where(tractable, length, 6.0) if isinstance(length, Tensor) else length
+        chosen = _where(tractable, length, 6.0)
         ratio = (chosen - 4) * (chosen - 2) * longest / ((longest - 4) * (longest - 2) * chosen)
-        ratio = (torch.where(tractable, ratio, 1.0) if isinstance(ratio, Tensor) else ratio) * correction
-        adapted = lists.divide(
-            lists.scale(mean, ratio**0.5), lists.shift(lists.root(new["nu"], overwrite), eps, overwrite)
-        )
-        if isinstance(tractable, Tensor):
-            adapted = [torch.where(tractable.to(a.device), a, b) for a, b in zip(adapted, mean, strict=True)]
-        return adapted, new
+        alpha = mean * _where(tractable, _where(tractable, ratio, 1.0) * correction, 1.0) ** 0.5
+        sigma, epsilon = _where(tractable, 1.0, 0.0), _where(tractable, eps, 1.0)
+        return Moments(Second.SQUARE, b1, b2, alpha=alpha, sigma=sigma, epsilon=epsilon), step
 
-    return GradientTransformation(_moments, update)
+    return by_moments(_moments, MomentRule(("mu", "nu", None), numbers), fused)
 
 
 def scale_by_adan(
@@ -169,11 +170,14 @@ def _moments(params: Tensors) -> State:
     return {"step": counting.start(), "mu": lists.zeros(params), "nu": lists.zeros(params)}
 
 
-def _advance(
-    updates: Tensors, state: State, b1: Scalar, b2: Scalar, overwrite: bool
-) -> tuple[dict[str, State], float | Tensor]:
-    """The next counter and moments, and the counter as a number."""
+def _next(state: State) -> tuple[State, float | Tensor]:
+    """The next counter, as part of the state and as a number."""
     step = state["step"] + 1
-    mu = lists.average(state["mu"], updates, b1, overwrite)
-    nu = lists.average_square(state["nu"], updates, b2, overwrite)
-    return {"step": step, "mu": mu, "nu": nu}, counting.read(step)
+    return {"step": step}, counting.read(step)
+
+
+def _where(condition: bool | Tensor, a: Scalar, b: Scalar) -> Scalar:
+    if not isinstance(condition, Tensor):
+        return a if condition else b
+    a, b = (torch.as_tensor(value, dtype=torch.float64, device=condition.device) for value in (a, b))
+    return torch.where(condition, a, b)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._native.update_ops import Moments, Second
 from . import counting, lists
+from .assembly import by_moments
 from .hyper import check_fractions, check_nonnegative, is_zero
 from .lists import Scalar, Tensors
+from .moment_rule import MomentRule
 from .transformation import GradientTransformation, State
 
 
-def trace(momentum: Scalar, dampening: Scalar = 0.0, nesterov: bool = False) -> GradientTransformation:
+def trace(
+    momentum: Scalar, dampening: Scalar = 0.0, nesterov: bool = False, *, fused: bool = True
+) -> GradientTransformation:
     """Accumulate ``t <- momentum t + (1 - dampening) g``; the first ``t`` is ``g``, as in :class:`torch.optim.SGD`.
 
     The update is ``t``, or ``g + momentum t`` with `nesterov`.
@@ -20,19 +25,19 @@ def trace(momentum: Scalar, dampening: Scalar = 0.0, nesterov: bool = False) -> 
     """
     check_nonnegative("trace", momentum=momentum, dampening=dampening)
     damped = not is_zero(dampening)
+    alpha, beta = (momentum, 1.0) if nesterov else (1.0, 0.0)
 
     def init(params: Tensors) -> State:
         return {"trace": lists.zeros(params), **({"step": counting.start()} if damped else {})}
 
-    def update(updates: Tensors, state: State, params: Tensors | None, overwrite: bool) -> tuple[Tensors, State]:
+    def numbers(state: State) -> tuple[Moments, State]:
         weight, counted = 1.0, {}
         if damped:
             weight = _after_first(counting.read(state["step"]), dampening)
             counted = {"step": state["step"] + 1}
-        total = lists.decay(state["trace"], updates, momentum, weight, overwrite)
-        return lists.add(updates, total, momentum) if nesterov else total, {"trace": total, **counted}
+        return Moments(Second.NONE, keep1=momentum, take1=weight, alpha=alpha, beta=beta), counted
 
-    return GradientTransformation(init, update)
+    return by_moments(init, MomentRule(("trace", None, None), numbers), fused)
 
 
 def _after_first(step: float | Tensor, dampening: Scalar) -> Scalar:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._native.update_ops import Moments, Second
 from . import lists
+from .assembly import by_moments
 from .clip import norm
 from .hyper import check_fractions, check_nonnegative
 from .lists import Scalar, Tensors
+from .moment_rule import MomentRule
 from .scaling import needed
 from .transformation import GradientTransformation, State, stateless
 
 
-def scale_by_rss(initial_accumulator_value: float = 0.0, eps: Scalar = 1e-10) -> GradientTransformation:
+def scale_by_rss(
+    initial_accumulator_value: float = 0.0, eps: Scalar = 1e-10, *, fused: bool = True
+) -> GradientTransformation:
     """``g / (sqrt(sum of g^2 so far) + eps)``.
 
     References: Duchi et al., "Adaptive subgradient methods" (2011).
@@ -23,17 +28,19 @@ def scale_by_rss(initial_accumulator_value: float = 0.0, eps: Scalar = 1e-10) ->
     def init(params: Tensors) -> State:
         return {"sum": [torch.full_like(p, initial_accumulator_value) for p in params]}
 
-    def update(updates: Tensors, state: State, params: Tensors | None, overwrite: bool) -> tuple[Tensors, State]:
-        total = lists.decay(state["sum"], lists.multiply(updates, updates), 1.0, 1.0, overwrite)
-        return lists.divide(updates, lists.shift(lists.root(total, overwrite), eps, overwrite), overwrite), {
-            "sum": total
-        }
+    def numbers(state: State) -> tuple[Moments, State]:
+        return Moments(Second.SQUARE, keep2=1.0, take2=1.0, alpha=0.0, beta=1.0, epsilon=eps), {}
 
-    return GradientTransformation(init, update)
+    return by_moments(init, MomentRule((None, "sum", None), numbers), fused)
 
 
 def scale_by_rms(
-    alpha: Scalar = 0.99, eps: Scalar = 1e-8, centered: bool = False, initial_scale: float = 0.0
+    alpha: Scalar = 0.99,
+    eps: Scalar = 1e-8,
+    centered: bool = False,
+    initial_scale: float = 0.0,
+    *,
+    fused: bool = True,
 ) -> GradientTransformation:
     """``g / (sqrt(v) + eps)``, where ``v`` averages ``g^2``, less the squared average of ``g`` if `centered`.
 
@@ -41,25 +48,23 @@ def scale_by_rms(
     """
     check_fractions("scale_by_rms", alpha=alpha)
     check_nonnegative("scale_by_rms", eps=eps, initial_scale=initial_scale)
+    second, mean = (Second.CENTERED, "mu") if centered else (Second.SQUARE, None)
 
     def init(params: Tensors) -> State:
         square = [torch.full_like(p, initial_scale) for p in params]
         return {"nu": square, **({"mu": lists.zeros(params)} if centered else {})}
 
-    def update(updates: Tensors, state: State, params: Tensors | None, overwrite: bool) -> tuple[Tensors, State]:
-        new = {"nu": lists.average_square(state["nu"], updates, alpha, overwrite)}
-        spread = new["nu"]
-        if centered:
-            new["mu"] = lists.average(state["mu"], updates, alpha, overwrite)
-            spread = lists.add(spread, lists.multiply(new["mu"], new["mu"]), -1.0)
-        return lists.divide(updates, lists.shift(lists.root(spread, overwrite), eps, overwrite), overwrite), new
+    def numbers(state: State) -> tuple[Moments, State]:
+        return Moments(second, keep1=alpha if centered else 0.0, keep2=alpha, alpha=0.0, beta=1.0, epsilon=eps), {}
 
-    return GradientTransformation(init, update)
+    return by_moments(init, MomentRule((mean, "nu", None), numbers), fused)
 
 
-def scale_by_stddev(alpha: Scalar = 0.99, eps: Scalar = 1e-8, initial_scale: float = 0.0) -> GradientTransformation:
+def scale_by_stddev(
+    alpha: Scalar = 0.99, eps: Scalar = 1e-8, initial_scale: float = 0.0, *, fused: bool = True
+) -> GradientTransformation:
     """``g`` over its running standard deviation: centered :func:`scale_by_rms`."""
-    return scale_by_rms(alpha, eps, centered=True, initial_scale=initial_scale)
+    return scale_by_rms(alpha, eps, centered=True, initial_scale=initial_scale, fused=fused)
 
 
 def scale_by_adadelta(rho: Scalar = 0.9, eps: Scalar = 1e-6) -> GradientTransformation:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from . import aliases, fused
+from . import aliases
 from .options import bind, class_signature
 from .transformation import GradientTransformation, State, add_in_place
 
@@ -17,20 +17,27 @@ class TorchStyle(torch.optim.Optimizer):
     """A torch optimizer with the options of an optimizer of :mod:`optlayers.optim`, for training without a graph.
 
     Parameter groups, learning rate schedulers, hooks and ``state_dict``, which ``torch.load(weights_only=True)`` reads,
-    are those of torch. Parameters without a gradient are skipped, and their step is not counted.
+    are those of torch. Parameters without a gradient are skipped, and their step is not counted. Where a kernel takes
+    the step of the functional optimizer, it takes this one in place.
     """
 
     _alias: ClassVar[Callable[..., GradientTransformation]]
-    _names: ClassVar[list[str]]  # of its options; torch adds some of its own to `defaults`
+    _names: ClassVar[list[str]]  # of the options of a group; torch adds some of its own to `defaults`
+    _fused: bool = True  # of all groups: torch reads what a group has by this name in its own way
 
     def __init_subclass__(cls, alias: Callable[..., GradientTransformation]):
         cls._alias = staticmethod(alias)
         cls.__signature__ = class_signature("params", alias)
-        cls._names = list(cls.__signature__.parameters)[1:]
+        cls._names = [name for name in list(cls.__signature__.parameters)[1:] if name != "fused"]
 
     def __init__(self, params: Iterable[Any], *args: Any, **options: Any):
         self._made: dict[int, _Made] = {}
-        super().__init__(params, bind(type(self).__name__, self._alias, args, options))
+        defaults = bind(type(self).__name__, self._alias, args, options)
+        self._fused = defaults.pop("fused", True)
+        super().__init__(params, defaults)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_fused": self._fused}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._made = {}  # functions, which are not pickled
@@ -57,7 +64,8 @@ class TorchStyle(torch.optim.Optimizer):
         options = [group[name] for name in self._names]
         made = self._made.get(index)
         if made is None or any(new is not old for new, old in zip(options, made.options, strict=True)):
-            transformation = self._alias(**dict(zip(self._names, options, strict=True)))
+            switch = {} if self._fused else {"fused": False}
+            transformation = self._alias(**dict(zip(self._names, options, strict=True)), **switch)
             made = self._made[index] = _Made(options, transformation, transformation.init_list([]))
         return made
 
@@ -90,13 +98,12 @@ class TorchStyle(torch.optim.Optimizer):
             _store(made.transformation.init_list([params[i] for i in new]), [parts[i] for i in new])
         for places in _buckets(parts):
             some, at, by = [parts[i] for i in places], [params[i] for i in places], [grads[i] for i in places]
-            state = _join(made.template, some)
-            if made.transformation.step_list is not None and fused.fits(at, by):
-                state = made.transformation.step_list(at, by, state)
-            else:
-                updates, state = made.transformation.update_list(by, state, at, True)
+            state, step = _join(made.template, some), made.transformation.step_list
+            new = None if step is None else step(at, by, state)
+            if new is None:
+                updates, new = made.transformation.update_list(by, state, at, True)
                 add_in_place(at, updates)
-            _store(state, some)
+            _store(new, some)
 
 
 class _Made(NamedTuple):
@@ -148,11 +155,11 @@ class SGD(TorchStyle, alias=aliases.sgd):
 
 
 class Adam(TorchStyle, alias=aliases.adam):
-    """:func:`~optlayers.optim.adam` as a torch optimizer: one kernel if options are numbers and `eps_root` is 0."""
+    """:func:`~optlayers.optim.adam` as a torch optimizer."""
 
 
 class AdamW(TorchStyle, alias=aliases.adamw):
-    """:func:`~optlayers.optim.adamw` as a torch optimizer; one kernel, like :class:`Adam`."""
+    """:func:`~optlayers.optim.adamw` as a torch optimizer."""
 
 
 class NAdam(TorchStyle, alias=aliases.nadam):

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,10 +16,13 @@ from .._base.tree import Tree
 from . import lists
 from .lists import Tensors
 
+if TYPE_CHECKING:
+    from .moment_rule import MomentRule
+
 State = Any  # a nesting of tuples, dicts, lists and tensors, in which a list has one entry for each parameter
 Init = Callable[[Tensors], State]
 Update = Callable[[Tensors, State, Any, bool], tuple[Tensors, State]]
-Step = Callable[[Tensors, Tensors, State], State]
+Step = Callable[[Tensors, Tensors, State], State | None]
 
 
 class GradientTransformation:
@@ -43,13 +46,15 @@ class GradientTransformation:
         update: ``update(updates, state, params, overwrite) -> (updates, state)`` on flat lists; `params` may be None,
             `overwrite` allows it to change the tensors of the state in place.
         step: a faster, primal-only ``step(params, grads, state) -> state`` that changes parameters and state in
-            place, for the torch-style classes; None where there is none.
+            place, for the torch-style classes; None where there is none, and it returns None where it cannot.
+        rule: what a kernel needs to know, for :func:`~optlayers.optim.assembly.optimizer`.
     """
 
-    def __init__(self, init: Init, update: Update, step: Step | None = None):
+    def __init__(self, init: Init, update: Update, step: Step | None = None, rule: MomentRule | None = None):
         self.init_list = init
         self.update_list = update
         self.step_list = step
+        self.rule = rule
 
     def __iter__(self) -> Iterator[Callable[..., Any]]:
         """Unpacks as ``init, update = transformation``."""

@@ -6,13 +6,15 @@ from collections.abc import Iterable
 
 import torch
 
+from ..._native import available
+
 __all__ = ["is_available"]
 
 Device = torch.device | str | int
 
 
 def is_available(devices: Device | Iterable[Device] | None = None) -> bool:
-    """Whether torch's fused Adam, which the optimizers here use, runs on the devices: CPU, and CUDA where there is one.
+    """Whether the fused kernels of the optimizers run on the devices; they are used wherever they do.
 
     Args:
         devices: one, or several; None asks for CPU and CUDA.
@@ -21,5 +23,4 @@ def is_available(devices: Device | Iterable[Device] | None = None) -> bool:
         devices = ["cuda", "cpu"]
     elif isinstance(devices, (torch.device, str, int)):
         devices = [devices]
-    kinds = [torch.device("cuda", d).type if isinstance(d, int) else torch.device(d).type for d in devices]
-    return all(kind == "cpu" or (kind == "cuda" and torch.cuda.is_available()) for kind in kinds)
+    return all(available(torch.device("cuda", d) if isinstance(d, int) else d) for d in devices)

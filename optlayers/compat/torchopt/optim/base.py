@@ -10,7 +10,6 @@ from torch import Tensor
 
 from .... import optim
 from ...._base import tree
-from ....optim import fused
 from ..base import UninitializedState, bare
 
 
@@ -67,8 +66,9 @@ class Optimizer:
         if not given:
             return state
         fast = self._transformation.step_list
-        if fast is not None and len(given) == len(params) and fused.fits(params, given):
-            return fast(params, given, state)
+        new = fast(params, given, state) if fast is not None and len(given) == len(params) else None
+        if new is not None:
+            return new
         updates, state = self._transformation.update(grads, state, params, inplace=True)
         optim.apply_updates(params, updates, inplace=True)
         return state
