@@ -21,8 +21,10 @@ namespace optl {
   }
 
 OPTL_DECLARE_CONE_KKT(portable)
-#ifdef OPTL_DISPATCH_X86
+#ifdef OPTL_DISPATCH_AVX2
 OPTL_DECLARE_CONE_KKT(avx2)
+#endif
+#ifdef OPTL_DISPATCH_AVX512
 OPTL_DECLARE_CONE_KKT(avx512)
 #endif
 

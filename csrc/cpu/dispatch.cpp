@@ -15,11 +15,13 @@ bool uses(Accelerator accelerator) {
 }
 
 const char* isa() {
-#ifdef OPTL_DISPATCH_X86
+#ifdef OPTL_DISPATCH_AVX512
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("fma")) {
     return "avx512";
   }
+#endif
+#ifdef OPTL_DISPATCH_AVX2
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "avx2";
 #endif
   return "portable";

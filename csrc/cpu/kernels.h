@@ -45,8 +45,10 @@ bool uses(Accelerator accelerator);
   }
 
 OPTL_DECLARE_KERNELS(portable)
-#ifdef OPTL_DISPATCH_X86
+#ifdef OPTL_DISPATCH_AVX2
 OPTL_DECLARE_KERNELS(avx2)
+#endif
+#ifdef OPTL_DISPATCH_AVX512
 OPTL_DECLARE_KERNELS(avx512)
 #endif
 

@@ -164,8 +164,10 @@ void check_batch(const Kernels& kernels, const Program& p, int64_t batch, std::m
 
 int check_cone_kkt() {
   std::vector<Kernels> all{OPTL_KERNELS(portable)};
-#ifdef OPTL_DISPATCH_X86
+#ifdef OPTL_DISPATCH_AVX2
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) all.push_back(OPTL_KERNELS(avx2));
+#endif
+#ifdef OPTL_DISPATCH_AVX512
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
     all.push_back(OPTL_KERNELS(avx512));
   }

@@ -30,10 +30,12 @@ struct Kernel {
 
 std::vector<Kernel> kernels_of_this_processor() {
   std::vector<Kernel> out{{"portable", portable::cone_workspace, portable::cone_solve}};
-#ifdef OPTL_DISPATCH_X86
+#ifdef OPTL_DISPATCH_AVX2
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     out.push_back({"avx2", avx2::cone_workspace, avx2::cone_solve});
   }
+#endif
+#ifdef OPTL_DISPATCH_AVX512
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
     out.push_back({"avx512", avx512::cone_workspace, avx512::cone_solve});
   }

@@ -33,10 +33,12 @@ template <class T>
 std::vector<Kernels<T>> kernels_of_this_processor() {
   std::vector<Kernels<T>> out{
       {"portable", portable::simplex<T>, portable::simplex_backward<T>, portable::entmax15<T>}};
-#ifdef OPTL_DISPATCH_X86
+#ifdef OPTL_DISPATCH_AVX2
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     out.push_back({"avx2", avx2::simplex<T>, avx2::simplex_backward<T>, avx2::entmax15<T>});
   }
+#endif
+#ifdef OPTL_DISPATCH_AVX512
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
     out.push_back({"avx512", avx512::simplex<T>, avx512::simplex_backward<T>, avx512::entmax15<T>});
   }

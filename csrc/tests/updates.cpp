@@ -34,10 +34,12 @@ template <class T>
 std::vector<Kernels<T>> kernels_of_this_processor() {
   std::vector<Kernels<T>> out{
       {"portable", portable::moments_step<T>, portable::moments_pull<T>, portable::moments_push<T>}};
-#ifdef OPTL_DISPATCH_X86
+#ifdef OPTL_DISPATCH_AVX2
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     out.push_back({"avx2", avx2::moments_step<T>, avx2::moments_pull<T>, avx2::moments_push<T>});
   }
+#endif
+#ifdef OPTL_DISPATCH_AVX512
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
     out.push_back({"avx512", avx512::moments_step<T>, avx512::moments_pull<T>, avx512::moments_push<T>});
   }
