@@ -165,7 +165,8 @@ void check_family(const Kernel& kernel, const Family& f, std::mt19937& random) {
   }
   const Found one(kernel, plan, p.view(f, 3, 1), 1), some(kernel, plan, p.view(f, 3, 3), 1);
   for (int64_t j = 0; j < p.n; ++j) {
-    check(std::fabs(one.x[j] - all.x[3 * p.n + j]) < 1e-5, "one sample differs", f.name, kernel.isa);
+    // Rounding differs, and an objective that is known to 1e-8 tells x to the root of that.
+    check(std::fabs(one.x[j] - all.x[3 * p.n + j]) < 1e-3, "one sample differs", f.name, kernel.isa);
     check(some.x[j] == all.x[3 * p.n + j], "the place in the batch matters", f.name, kernel.isa);
   }
 }
