@@ -60,9 +60,9 @@ def test_derivatives_of_the_barriers(cone):
     directions = torch.randn(2, *z.shape, dtype=F64)
     barrier, scaled = cone.barrier(z), scaling(cone, s, z)
     torch.testing.assert_close(barrier.gradient, gradient(z))
-    _, curved = torch.func.jvp(gradient, (z,), (directions[0],))
+    curved = torch.func.jvp(gradient, (z,), (directions[0],))[1]
     torch.testing.assert_close(mv(barrier.hessian, directions[0]), curved)
-    _, third = torch.func.jvp(lambda z: torch.func.jvp(gradient, (z,), (directions[0],))[1], (z,), (directions[1],))
+    third = torch.func.jvp(lambda z: torch.func.jvp(gradient, (z,), (directions[0],))[1], (z,), (directions[1],))[1]
     got = scaled.corrected(curved, directions[1], torch.zeros(len(z), 1, 1, dtype=F64))  # the Hessian is inverted again
     torch.testing.assert_close(got, -0.5 * third)
     torch.testing.assert_close(cone.barrier(cone.conjugate(s)).gradient, -s)
