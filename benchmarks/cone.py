@@ -55,8 +55,10 @@ def contestants(problem: Any, parameters: list[Any], variable: Any) -> dict[str,
     """Functions of the parameters; the first is ours, the last the reference."""
     import optlayers as ol
 
-    ours, reference = (ol.CvxpyLayer(problem, parameters, [variable], solver=s) for s in (None, ol.SCS()))
+    solvers = (ol.ConeInteriorPoint(), ol.Clarabel(), ol.SCS())
+    ours, clarabel, reference = (ol.CvxpyLayer(problem, parameters, [variable], solver=s) for s in solvers)
     found: dict[str, Callable[..., Tensor]] = {"optlayers": lambda *values: ours(*values)[0]}
+    found["optlayers, Clarabel"] = lambda *values: clarabel(*values)[0]
     try:
         from cvxpylayers.torch import CvxpyLayer  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -161,9 +163,21 @@ def sparse_qp(n: int = 1024, density: float = 0.01) -> Problem:
     return problem, [q, h], x, lambda batch: [randn(batch, n, seed=1), room + randn(batch, n, seed=2).abs()]
 
 
+def robust_portfolio_large() -> Problem:
+    """A canonical size near 1,000: variables and rows together."""
+    return robust_portfolio(330)
+
+
 PROBLEMS: dict[str, Callable[[], Problem]] = {
     problem.__name__: problem
-    for problem in (box_least_squares, robust_portfolio, logistic_regression, nearest_correlation, sparse_qp)
+    for problem in (
+        box_least_squares,
+        robust_portfolio,
+        logistic_regression,
+        nearest_correlation,
+        robust_portfolio_large,
+        sparse_qp,
+    )
 }
 
 if __name__ == "__main__":
