@@ -61,8 +61,7 @@ def equilibrium(row: str, cell: Cell, steps: int) -> Callable[[Tensor], Tensor]:
             f_solver="fixed_point_iter", b_solver="fixed_point_iter", f_tol=0.0, **how
         )
         return lambda x: deq(lambda z: cell(z, x), torch.zeros_like(x))[0][-1]
-    # Steps beyond convergence are counted as well: tanh rounds to a fixed point, at which the residual may be zero.
-    solver = _Steps(rtol=-1.0, max_steps=steps, batch_ndim=1)
+    solver = ol.Picard(steps=steps, batch_ndim=1)
     adjoint = {
         "unrolled": ol.Unroll(),
         "implicit, exact": ol.Implicit(ol.linear_solve.GMRES(1e-5, batch_ndim=1)),
@@ -72,16 +71,8 @@ def equilibrium(row: str, cell: Cell, steps: int) -> Callable[[Tensor], Tensor]:
     return ol.FixedPointLayer(cell, solver=solver, adjoint=adjoint)
 
 
-class _Steps(ol.Picard):
-    """Picard iteration that counts its last step as the solution, however far it is from one."""
-
-    def __call__(self, fn, init):
-        x, status, iterations, residuals = super().__call__(fn, init)
-        return x, torch.zeros_like(status), iterations, residuals
-
-
 def measure_one(row: str, width: int, steps: int, batch: int, repeats: int) -> dict[str, float]:
-    """For a process of its own: median milliseconds, MiB saved by autograd and grown at the peak, gradient error."""
+    """For a process of its own: least processor ms, MiB saved by autograd and grown at the peak, gradient error."""
     torch.manual_seed(0)
     cell, x = Cell(width), torch.randn(batch, width)
     layer, parameters = equilibrium(row, cell, steps), list(cell.parameters())
@@ -95,13 +86,13 @@ def measure_one(row: str, width: int, steps: int, batch: int, repeats: int) -> d
     del z
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         torch.autograd.grad(layer(x).square().sum(), parameters)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     exact = torch.autograd.grad(equilibrium("implicit, exact", cell, 300)(x).square().sum(), parameters)
     error = sum((a - b).norm() for a, b in zip(gradient, exact, strict=True)) / sum(b.norm() for b in exact)
     return {
-        "ms": 1e3 * sorted(times)[repeats // 2],
+        "ms": 1e3 * min(times),
         "saved": saved / 2**20,
         "peak": peak / 1024,
         "error": float(error),
@@ -129,11 +120,12 @@ def bytes_saved(output: Tensor, given: list[Tensor]) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", nargs="+", type=int, default=[10, 30, 100, 300])
-    parser.add_argument("--widths", nargs="+", type=int, default=[64, 256], help="P = 2 width^2 + width")
+    parser.add_argument("--widths", nargs="+", type=int, default=[16, 64, 512], help="P = 2 width^2 + width")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="write what is printed")
+    parser.add_argument("--plot", metavar="FILE", type=Path, help="draw time and memory against the steps")
     parser.add_argument("--one", nargs=3, metavar=("ROW", "WIDTH", "STEPS"), help="one line, as JSON")
     arguments = parser.parse_args()
     limit_threads(arguments.threads)
@@ -146,20 +138,23 @@ def main() -> None:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     heading = f"{machine['date']}, {machine['processor']}, {machine['threads']} threads, load {machine['load']}."
     legend = (
-        f"Batch of {arguments.batch}, float32. A cell holds milliseconds / MiB saved by autograd / MiB of peak growth. "
+        f"Batch of {arguments.batch}, float32. A cell holds processor ms / MiB saved by autograd / MiB of peak growth. "
         "The last column is the relative error of the gradient at the largest T, against 300 steps and GMRES; k is the "
         "number of backward products."
     )
     parts = [f"{heading}\n{versions}.", str(__doc__).strip(), legend]
+    curves: dict[int, dict[str, list[dict[str, float]]]] = {}
     for width in arguments.widths:
         rows = []
         for name, (time_claimed, space_claimed) in ROWS.items():
             cells, last = [], {}
+            curve = curves.setdefault(width, {}).setdefault(name, [])
             for steps in arguments.steps:
                 command = [sys.executable, __file__, "--one", name, str(width), str(steps)]
                 command += ["--batch", str(arguments.batch), "--repeats", str(arguments.repeats)]
                 command += ["--threads", str(arguments.threads)]
                 last = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+                curve.append(last)
                 cells.append(f"{last['ms']:.1f} / {last['saved']:.2f} / {last['peak']:.1f}")
             rows.append([name, f"O({time_claimed})", f"O({space_claimed})", *cells, f"{last['error']:.0e}"])
             print(rows[-1], file=sys.stderr, flush=True)
@@ -169,6 +164,25 @@ def main() -> None:
     print(text)
     if arguments.markdown:
         arguments.markdown.write_text(text + "\n")
+    if arguments.plot:
+        plot(arguments.plot, arguments.steps, curves)
+
+
+def plot(path: Path, steps: list[int], curves: dict[int, dict[str, list[dict[str, float]]]]) -> None:
+    """Time above, memory that autograd saves below, one column for each width."""
+    figures = import_module("matplotlib.figure")
+    figure = figures.Figure(figsize=(4 * len(curves), 6))
+    axes = figure.subplots(2, len(curves), squeeze=False)
+    for column, (width, rows) in zip(axes.T, curves.items(), strict=True):
+        for axis, key in zip(column, ("ms", "saved"), strict=True):
+            for name, found in rows.items():
+                style = "--" if name.startswith("TorchDEQ") else "-"
+                axis.loglog(steps, [max(one[key], 1e-3) for one in found], style, marker=".", label=name)
+            axis.set(xlabel="solver steps T", ylabel={"ms": "processor ms", "saved": "MiB saved"}[key])
+        column[0].set_title(f"width {width}")
+    axes[0, 0].legend(fontsize="x-small")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

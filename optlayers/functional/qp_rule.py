@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._base.loop import can_read, free_to_read
+from .._base.numeric import matvec
 from .._native import ops
 from ..implicit import Implicit
 from ..implicit.residual import ResidualRule
@@ -114,11 +115,6 @@ def qp_rule(adjoint: Implicit, batch: Batch) -> Rule:
     if adjoint.linear_solve is None:
         return QPRule(batch)
     return ResidualRule(residual, list, adjoint.linear_solve, QPRule.differentiable)
-
-
-def matvec(matrix: Tensor, vector: Tensor) -> Tensor:
-    """Matrices times vectors, batches broadcast."""
-    return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
 
 
 def constraints_transposed(G: Tensor, z: Tensor, z_lb: Tensor, z_ub: Tensor) -> Tensor:

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from .._base.loop import can_read
+from .._base.numeric import matvec
 from ..implicit import Smoothed
 from ..implicit.rule import Rule, attach, untracked
 from ..implicit.tracking import recording
 from ..linear_solve import ConvergenceWarning
 from ..solvers.central_path import CentralPoint, Rows, central_point, condensed, solve_condensed
 from .qp_data import OWN_DIMS, Batch
-from .qp_rule import constraints_transposed, matvec, warn_if_singular
+from .qp_rule import constraints_transposed, warn_if_singular
 
 
 class SmoothedRule(Rule):

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import vjp
 
 from .._base.loop import can_read, surely_none
+from .._base.numeric import matvec
 from ..linear_solve import ConvergenceWarning
 from .rule import Rule
 
@@ -51,26 +52,22 @@ class KKTRule(Rule):
         r_x, r_y, r_z = rhs
         A, G = jacobian[:, : self.k], jacobian[:, self.k :]
         if not transpose:  # rows of inactive constraints read d_z = r_z, and d_z enters stationarity
-            r_x = r_x - _matvec(G.mT, torch.where(active, 0.0, r_z))
+            r_x = r_x - matvec(G.mT, torch.where(active, 0.0, r_z))
         right = torch.cat([r_x, r_y, torch.where(active, r_z, 0.0)], -1)
         sizes = [part.shape[-1] for part in rhs]
 
         def product(d: Tensor) -> Tensor:
             d_x, d_y, d_z = d.split(sizes, -1)
-            top = _matvec(hessian, d_x) + _matvec(A.mT, d_y) + _matvec(G.mT, torch.where(active, d_z, 0.0))
-            return torch.cat([top, _matvec(A, d_x), torch.where(active, _matvec(G, d_x), 0.0)], -1)
+            top = matvec(hessian, d_x) + matvec(A.mT, d_y) + matvec(G.mT, torch.where(active, d_z, 0.0))
+            return torch.cat([top, matvec(A, d_x), torch.where(active, matvec(G, d_x), 0.0)], -1)
 
-        d = _matvec(inverse, right)
+        d = matvec(inverse, right)
         for _ in range(2):  # the inverse may be that of one Newton step before
-            d = d + _matvec(inverse, right - product(d))
+            d = d + matvec(inverse, right - product(d))
         _warn_if_singular(right - product(d), right)
         d_x, d_y, d_z = d.split(sizes, -1)
-        inactive = r_z - _matvec(G, d_x) if transpose else r_z
+        inactive = r_z - matvec(G, d_x) if transpose else r_z
         return [d_x, d_y, torch.where(active, d_z, inactive)]
-
-
-def _matvec(matrix: Tensor, vector: Tensor) -> Tensor:
-    return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
 
 
 def _warn_if_singular(error: Tensor, rhs: Tensor) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._base.loop import choose, iterate, surely_none
+from .._base.numeric import matvec
 from .correction import Correction, System
 from .krylov import KrylovSolver, inner, length, none_of
 
@@ -68,18 +69,29 @@ def krylov_step(system: System, r: Tensor, width: int, target: Tensor) -> tuple[
     # The row vector that the Hessenberg matrix annihilates, with a 1 in front: the least residual that its columns
     # leave is size / ||null||.
     null = torch.ones_like(size)
+    together = surely_none(~live)  # so far all samples go on, and no mask is needed
     for j in range(width):
         products = products + live.squeeze(-1)
         w = system.matvec(system.precondition(basis[..., j, :]))
         full = length(w)
         # Gram-Schmidt twice: once leaves the basis orthogonal only up to the conditioning.
-        h = _products(basis, w)
+        h = matvec(basis, w)
         w = w - _combine(basis, h)
-        more = _products(basis, w)
+        more = matvec(basis, w)
         w = w - _combine(basis, more)
         h = h + more
         rest = torch.linalg.vector_norm(w, dim=-1, keepdim=True)
-        grows = live & (rest > 10 * eps * full[..., None])
+        grows = rest > 10 * eps * full[..., None]
+        if together:
+            with torch.no_grad():
+                longer = torch.cat([null, -inner(null, h) / rest], -1)
+                reached = size.squeeze(-1) <= target * torch.linalg.vector_norm(longer, dim=-1)
+            together = surely_none(reached[..., None] | ~grows)
+            if together:
+                columns.append((h, rest))
+                null, basis = longer, torch.cat([basis, (w / rest)[..., None, :]], -2)
+                continue
+        grows = live & grows
         # Once A maps the basis into itself (the happy breakdown) its sample is complete. Later vectors are zero, and
         # their columns unit vectors in rows of their own: full rank, and out of the way of the others.
         below = torch.where(live, torch.where(grows, rest, 0.0), 1.0)
@@ -99,11 +111,6 @@ def krylov_step(system: System, r: Tensor, width: int, target: Tensor) -> tuple[
     q, upper = torch.linalg.qr(hessenberg)
     weights = small_solve(upper, q[..., :1, :].mT * size[..., None]).squeeze(-1)
     return system.precondition(_combine(basis[..., :last, :], weights)), products
-
-
-def _products(basis: Tensor, w: Tensor) -> Tensor:
-    # A row times the transpose: for a batch torch takes 6 to 10 times as long for the matrix times a column.
-    return (w[..., None, :] @ basis.mT).squeeze(-2)
 
 
 def _combine(basis: Tensor, weights: Tensor) -> Tensor:

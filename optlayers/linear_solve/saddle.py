@@ -8,6 +8,7 @@ from copy import copy
 import torch
 from torch import Tensor
 
+from .._base.numeric import matvec
 from .._base.threads import one_thread
 
 REGULARIZATION = 1e-8  # of the scaled matrix; refinement takes it out again
@@ -64,7 +65,7 @@ class DenseSaddle:
         return u - self._refine(u, self._regularized)[1]
 
     def _apply(self, u: Tensor) -> Tensor:
-        return (self.matrix @ u.unsqueeze(-1)).squeeze(-1)
+        return matvec(self.matrix, u)
 
     def _substitute(self, rhs: Tensor) -> Tensor:
         return torch.linalg.lu_solve(self.lu, self.pivots, rhs.unsqueeze(-1)).squeeze(-1)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from .._base.loop import can_read, choose, surely_none
+from .._base.numeric import matvec
 from .derivatives import Values, second
-from .newton_kkt import matvec
 
 ROUNDS = 4
 

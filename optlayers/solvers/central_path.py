@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._base.loop import iterate
+from .._base.numeric import matvec
 from .._native import ops
 
 TOLERANCE = 1e-9  # relative, of every equation
@@ -37,14 +38,12 @@ class Rows(NamedTuple):
     def times(self, x: Tensor) -> Tensor:
         """``C x``."""
         _, lower, upper = self.sizes
-        return torch.cat(
-            [_matvec(self.G, x), -x[:, : x.shape[-1] * (lower > 0)], x[:, : x.shape[-1] * (upper > 0)]], -1
-        )
+        return torch.cat([matvec(self.G, x), -x[:, : x.shape[-1] * (lower > 0)], x[:, : x.shape[-1] * (upper > 0)]], -1)
 
     def transposed(self, v: Tensor) -> Tensor:
         """``C' v``."""
         dense, low, high = v.split(self.sizes, -1)
-        total = _matvec(self.G.mT, dense)
+        total = matvec(self.G.mT, dense)
         total = total - low if low.shape[-1] else total
         return total + high if high.shape[-1] else total
 
@@ -77,10 +76,10 @@ def central_point(
 
     def equations(at: CentralPoint) -> tuple[Tensor, ...]:
         x, y, z, s = at
-        Qx, forces = 0.5 * (_matvec(Q, x) + _matvec(Q.mT, x)), rows.transposed(z) + _matvec(A.mT, y)
+        Qx, forces = 0.5 * (matvec(Q, x) + matvec(Q.mT, x)), rows.transposed(z) + matvec(A.mT, y)
         r_row = rows.times(x) - rows.right
         r_row = torch.where(rows.present, r_row + s, torch.where(rows.fixed, r_row, 0.0))
-        return Qx + p + forces, _matvec(A, x) - b, r_row, torch.where(rows.present, s * z - mu, 0.0)
+        return Qx + p + forces, matvec(A, x) - b, r_row, torch.where(rows.present, s * z - mu, 0.0)
 
     def step(at: CentralPoint) -> CentralPoint:
         x, y, z, s = at
@@ -99,7 +98,7 @@ def central_point(
     def converged(at: CentralPoint) -> Tensor:
         x, y, z, s = at
         r_x, r_y, r_row, r_gap = equations(at)
-        terms = p, _matvec(Q, x), _matvec(A.mT, y), rows.transposed(z)
+        terms = p, matvec(Q, x), matvec(A.mT, y), rows.transposed(z)
         forces = torch.cat([_largest(term) for term in terms], -1).amax(-1, keepdim=True)
         size = 1 + _largest(x)
         good = [r_x.abs() <= TOLERANCE * forces, r_y.abs() <= TOLERANCE * (_row_sizes(A) * size + b.abs())]
@@ -132,7 +131,3 @@ def _row_sizes(C: Tensor) -> Tensor:
 
 def _largest(v: Tensor) -> Tensor:
     return v.abs().amax(-1, keepdim=True) if v.shape[-1] else v.new_zeros(*v.shape[:-1], 1)
-
-
-def _matvec(matrix: Tensor, vector: Tensor) -> Tensor:
-    return (matrix @ vector.unsqueeze(-1)).squeeze(-1)

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from .._base.loop import choose, iterate, surely_none
+from .._base.numeric import matvec
 from .._base.status import Status
 from .active_set import KKTPoint, concave, largest
 from .derivatives import Values, second
-from .newton_kkt import factor, matvec
+from .newton_kkt import factor
 
 SUSPICIOUS = 1e5  # a certificate that excludes this radius ends the interior-point run
 CERTAIN = 1e7  # and this one is believed

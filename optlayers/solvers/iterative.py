@@ -76,6 +76,10 @@ class IterativeSolver(ABC):
             return torch.zeros_like(state.error, dtype=torch.bool)
         return state.error <= self.tolerance(state.x.dtype)
 
+    def watch(self, state: Any) -> Any:
+        """What is not finite as soon as anything in the state is not."""
+        return state.x, state.error
+
     def tolerance(self, dtype: torch.dtype) -> float:
         """`rtol`, or the default of the dtype."""
         return self.rtol if self.rtol is not None else (1e-10 if dtype == torch.float64 else 1e-5)
@@ -111,8 +115,7 @@ class IterativeSolver(ABC):
             self.done,
             self.max_steps if self.steps is None else self.steps,
             record=record,
-            # Whatever else a state remembers was made of these.
-            watch=lambda state: (state.x, state.error),
+            watch=self.watch,
         )
         return end if self.steps is None else end._replace(done=~end.failed)
 

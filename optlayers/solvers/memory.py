@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._base.numeric import matvec
 from ..linear_solve.dense import may_record
 
 
@@ -36,4 +37,4 @@ def combine(buffer: Tensor, weights: Tensor) -> Tensor:
 
 def products(buffer: Tensor, vector: Tensor) -> Tensor:
     """``(*batch, size)``: inner products of the vectors with another."""
-    return (buffer @ vector[..., None]).squeeze(-1)
+    return matvec(buffer, vector)

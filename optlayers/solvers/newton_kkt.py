@@ -8,11 +8,7 @@ import torch
 from torch import Tensor
 
 from .._base.loop import surely_none
-
-
-def matvec(matrix: Tensor, vector: Tensor) -> Tensor:
-    """Matrices times vectors."""
-    return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
+from .._base.numeric import matvec
 
 
 @dataclass(frozen=True)

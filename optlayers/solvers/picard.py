@@ -39,6 +39,9 @@ class Picard(FixedPointSolver):
         image = fn(x)
         return _State(x, image, relative(image - x, x))
 
+    def watch(self, state: _State) -> Tensor:
+        return state.error  # made of the lengths of all the rest
+
     def step(self, fn: Flat, state: _State) -> _State:
         if self.damping == 1.0:
             return self.init(fn, state.image)

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from .._base.loop import choose, iterate, surely_none
+from .._base.numeric import matvec
 from .._base.status import Status
 from .active_set import KKTPoint, concave, conditions, largest, polish
 from .derivatives import Values, first, second
 from .infeasibility import CERTAIN, diverging, excluded_radius, explain, least_violation
-from .newton_kkt import NewtonKKT, matvec
+from .newton_kkt import NewtonKKT
 
 HALVINGS = 24
 SHORT_OF_BOUNDARY = 0.995

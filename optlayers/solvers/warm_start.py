@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._base.numeric import matvec
 from .._base.status import Status
 from .._native import ops
 
@@ -54,7 +55,7 @@ def guessed_set(data: Sequence[Tensor], guess: Guess) -> ActiveSet:
     """The rows whose multiplier exceeds their slack on the new data: one step of the primal-dual active set method."""
     _, _, G, h, _, _, lb, ub = data
     x, z, z_lb, z_ub = guess
-    on_G = (z > h - _matvec(G, x)) & h.isfinite()
+    on_G = (z > h - matvec(G, x)) & h.isfinite()
     on_lb = (z_lb > x - lb) & lb.isfinite() if lb.shape[-1] else z_lb > 0
     on_ub = (z_ub > ub - x) & ub.isfinite() if ub.shape[-1] else z_ub > 0
     if lb.shape[-1] and ub.shape[-1]:  # a fixed variable is active at its upper bound
@@ -79,8 +80,8 @@ def solve_active(data: Sequence[Tensor], active: ActiveSet, eps: float) -> tuple
     x = torch.where(active.lb, lb, x) if lb.shape[-1] else x
     x = torch.where(active.ub, ub, x) if ub.shape[-1] else x
 
-    Gx, Ax, Qx = _matvec(G, x), _matvec(A, x), 0.5 * (_matvec(Q, x) + _matvec(Q.mT, x))
-    forces = _matvec(G.mT, z) + _matvec(A.mT, y)
+    Gx, Ax, Qx = matvec(G, x), matvec(A, x), 0.5 * (matvec(Q, x) + matvec(Q.mT, x))
+    forces = matvec(G.mT, z) + matvec(A.mT, y)
     forces = forces - z_lb if lb.shape[-1] else forces
     forces = forces + z_ub if ub.shape[-1] else forces
     s = h - Gx
@@ -129,7 +130,3 @@ def _beyond(left: Tensor, right: Tensor) -> Tensor:
 
 def _largest(v: Tensor) -> Tensor:
     return v.abs().amax(-1, keepdim=True) if v.shape[-1] else v.new_zeros(*v.shape[:-1], 1)
-
-
-def _matvec(matrix: Tensor, vector: Tensor) -> Tensor:
-    return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
