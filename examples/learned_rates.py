@@ -47,7 +47,7 @@ def train(net: nn.Linear, logs: dict[str, Tensor], batches: list[Batch]) -> None
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Learn the learning rates of a short training.")
-    parser.add_argument("--steps", type=int, default=200, help="outer steps")
+    parser.add_argument("--steps", type=int, default=100, help="outer steps")
     parser.add_argument("--out", type=Path, default=Path("outputs/learned_rates"), help="folder for the figure")
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -66,7 +66,7 @@ def main() -> None:
         net = nn.Linear(64, 10)
         logs = rates(kind, net)
         learned = list({id(log): log for log in logs.values()}.values())
-        outer = torch.optim.Adam(learned, lr=0.1)
+        outer = torch.optim.Adam(learned, lr=0.05)
         curve = []
         for _ in tqdm(range(options.steps), desc=kind, leave=False, disable=None):
             train(net, logs, draw(0, 700, INNER_STEPS))
@@ -74,6 +74,8 @@ def main() -> None:
             loss = nn.functional.cross_entropy(net(judge), truth)
             outer.zero_grad()
             loss.backward(inputs=learned)
+            # A rate that is too large for one start has a gradient beyond all bounds.
+            nn.utils.clip_grad_norm_(learned, 0.1)
             outer.step()
             curve.append(loss.item())
         found = []
