@@ -17,6 +17,7 @@ inline constexpr double kSlow = 0.1;            // after one shorter than this, 
 inline constexpr int64_t kStalled = 5;          // steps that have not halved residuals
 inline constexpr double kNear = 1e-6;           // that are below this end the iteration
 inline constexpr double kCertain = 1e-8;        // relative residual of a certificate
+inline constexpr double kCancelled = 1e-4;      // the same in units in which the data are about one
 
 /// The embedding (CIP-3): a point, or a step.
 template <class V>
@@ -202,6 +203,7 @@ class ConeInteriorPoint {
   /// (CIP-23), in the units of the data.
   Verdict judge() const {
     const V zero = fill<V>(0), one = fill<V>(1);
+    V scaled_x = zero, scaled_z = zero, scaled_Atz = zero, scaled_Px = zero, scaled_ray = zero;
     V x = zero, Px = zero, Atz = zero, q = zero, r_x = zero, Ax = zero, s = zero, z = zero, b = zero, r_z = zero, ray = zero;
     const V back = 1.0 / *data.cost;
     for (int64_t j = 0; j < n_; ++j) {
@@ -209,12 +211,15 @@ class ConeInteriorPoint {
       x = larger(absolute(data.column[j] * it.x[j]), x), Px = larger(unit * absolute(Px_[j]), Px);
       Atz = larger(unit * absolute(Atz_[j]), Atz), q = larger(unit * absolute(data.q[j]), q);
       r_x = larger(unit * absolute(r_x_[j]), r_x);
+      scaled_x = larger(absolute(it.x[j]), scaled_x), scaled_Px = larger(absolute(Px_[j]), scaled_Px);
+      scaled_Atz = larger(absolute(Atz_[j]), scaled_Atz);
     }
     for (int64_t i = 0; i < m_; ++i) {
       const V unit = 1.0 / data.row[i];
       Ax = larger(unit * absolute(Ax_[i]), Ax), s = larger(unit * absolute(it.s[i]), s);
       b = larger(unit * absolute(data.b[i]), b), r_z = larger(unit * absolute(r_z_[i]), r_z);
       z = larger(back * data.row[i] * absolute(it.z[i]), z), ray = larger(unit * absolute(Ax_[i] + it.s[i]), ray);
+      scaled_z = larger(absolute(it.z[i]), scaled_z), scaled_ray = larger(absolute(Ax_[i] + it.s[i]), scaled_ray);
     }
     const V qx = dot(data.q, it.x, n_) * back, bz = dot(data.b, it.z, m_) * back;
     const V inverse = 1.0 / it.tau, xPx = xPx_ * back * inverse;  // the three terms of the gap, times tau
@@ -224,8 +229,10 @@ class ConeInteriorPoint {
     v.dual = inverse * r_x / larger(one, inverse * larger(Px, larger(Atz, q * it.tau)));
     v.gap = inverse * absolute(xPx + qx + bz) / larger(one, inverse * larger(primal_value, dual_value));
     const M apart = it.kappa > it.tau;
-    v.infeasible = apart & (bz < zero) & (Atz <= kCertain * larger(one, x + z) * absolute(bz));
-    v.unbounded = apart & (qx < zero) & (larger(Px, ray) <= kCertain * larger(one, x + s) * absolute(qx));
+    v.infeasible = apart & (bz < zero) & (Atz <= kCertain * larger(one, x + z) * absolute(bz)) &
+                   (scaled_Atz <= kCancelled * scaled_z);
+    v.unbounded = apart & (qx < zero) & (larger(Px, ray) <= kCertain * larger(one, x + s) * absolute(qx)) &
+                  (larger(scaled_Px, scaled_ray) <= kCancelled * scaled_x);
     return v;
   }
 

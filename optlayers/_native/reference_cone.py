@@ -18,6 +18,7 @@ from .reference_cone_kkt import System
 from .reference_cone_symmetric import Cone, Scaling, SecondOrder, Semidefinite, Zero
 
 CERTIFICATE = 1e-8  # relative residual of a proof that there is no solution
+CANCELLED = 1e-4  # the same in units in which the data are about one
 FRACTION = 0.99  # of the way to the boundary
 SHRINK, HALF = 0.96, 0.6  # first and last factor by which a step is shortened that leaves the neighbourhood
 SHORT = 1e-4  # a step that is none
@@ -155,8 +156,10 @@ def judge(program: Program, it: Iterate, r: Residuals, eps: float) -> Verdict:
 
     lost = it.kappa > tau
     infeasible = lost & (bz < 0) & (_size(ATz) <= CERTIFICATE * _size(x, z).clamp(min=1) * bz.abs())
+    infeasible &= _size(matvec(A.mT, it.z)) <= CANCELLED * _size(it.z)
     ray = torch.maximum(_size(Px), _size(Ax + s))
     unbounded = lost & (qx < 0) & (ray <= CERTIFICATE * _size(x, s).clamp(min=1) * qx.abs())
+    unbounded &= torch.maximum(_size(r.Px), _size(matvec(A, it.x) + it.s)) <= CANCELLED * _size(it.x)
     status = torch.full_like(infeasible, RUNNING, dtype=torch.int64)
     for where, what in (
         (unbounded, Status.DUAL_INFEASIBLE),

@@ -47,7 +47,7 @@ class GradientTransformation:
             `overwrite` allows it to change the tensors of the state in place.
         step: a faster, primal-only ``step(params, grads, state) -> state`` that changes parameters and state in
             place, for the torch-style classes; None where there is none, and it returns None where it cannot.
-        rule: what a kernel needs to know, for :func:`~optlayers.optim.assembly.optimizer`.
+        rule: what a kernel needs to know, for ``optim.assembly.optimizer``.
     """
 
     def __init__(self, init: Init, update: Update, step: Step | None = None, rule: MomentRule | None = None):
