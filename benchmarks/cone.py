@@ -12,6 +12,7 @@ import argparse
 import json
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def contestants(problem: Any, parameters: list[Any], variable: Any) -> dict[str,
     found: dict[str, Callable[..., Tensor]] = {"optlayers": lambda *values: ours(*values)[0]}
     found["optlayers, Clarabel"] = lambda *values: clarabel(*values)[0]
     try:
-        from cvxpylayers.torch import CvxpyLayer  # pyright: ignore[reportMissingImports]
+        CvxpyLayer = import_module("cvxpylayers.torch").CvxpyLayer
     except ImportError:
         print("cvxpylayers is not installed: nothing to compare with")
     else:
