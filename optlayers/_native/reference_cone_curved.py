@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._base.numeric import matvec
+
 NEWTON_STEPS = 12  # both scalar equations are solved to rounding after seven
 LARGEST = 600.0  # logarithm of the largest ratio that the power cone tells from infinity
 LOG_4 = math.log(4)
@@ -92,7 +94,7 @@ class PrimalDual:
         ds, dz = s - mu * shadow_s, z - mu * shadow_z
         # Orthogonal by definition; what rounding takes from that near the boundary is put back.
         ds, dz = ds - _dot(ds, z)[..., None] / (3 * mu) * s, dz - _dot(dz, s)[..., None] / (3 * mu) * z
-        Gz = _times(G, shadow_z)
+        Gz = matvec(G, shadow_z)
         excess = (_dot(shadow_z, Gz)[..., None] - 3 * shadow_mu**2)[..., None]
         r = shadow_mu * shadow_s - Gz
         rest = G - _outer(shadow_s, shadow_s) / 3 - _outer(r, r) / excess
@@ -118,7 +120,7 @@ class PrimalDual:
         b = self.barrier
         r, h = b.r[..., None], b.ddh
         along_d, along_e = _dot(b.slope, dz)[..., None], _dot(b.slope, solved)[..., None]
-        curved_d, curved_e = _times(b.curvature, dz), _times(b.curvature, solved)
+        curved_d, curved_e = matvec(b.curvature, dz), matvec(b.curvature, solved)
         third = -2 * along_d * along_e / r**3 * b.slope
         third = third + (_dot(dz, curved_e)[..., None] * b.slope + along_d * curved_e + along_e * curved_d) / r**2
         third = third - self.cones.third(self.z, dz, solved) / r + h * dz * solved
@@ -246,10 +248,6 @@ def _ddd_log(t: Tensor) -> Tensor:
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(-1)
-
-
-def _times(matrix: Tensor, vector: Tensor) -> Tensor:
-    return (matrix @ vector[..., None])[..., 0]
 
 
 def _outer(a: Tensor, b: Tensor) -> Tensor:
